@@ -1,0 +1,20 @@
+//! The gRPC contract of Touchline, generated from `touchline/v1/*.proto`.
+//!
+//! Deliberately nothing else: conversions between these messages and the domain types live with
+//! whoever serves or calls them.
+
+/// Package `touchline.v1`.
+pub mod v1 {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        reason = "generated code"
+    )]
+    tonic::include_proto!("touchline.v1");
+
+    /// The compiled file descriptors, for gRPC reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/touchline_descriptors.bin"));
+}

@@ -1,0 +1,1 @@
+//! Which shards of a stream may be read: children after parents. Pure.
