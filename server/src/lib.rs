@@ -1,1 +1,3 @@
-//! To be written.
+//! The gRPC recommendation service: decides which components a consumer is shown.
+
+pub mod recommend;

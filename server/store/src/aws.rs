@@ -18,7 +18,11 @@ pub struct AwsArgs {
 /// SDK configuration for AWS itself, or for an endpoint that speaks one of its protocols: TLS by
 /// ring, credentials from the usual chain. For an `http://` endpoint without credentials in the
 /// environment, fixed ones are used, since no AWS is behind it.
-pub async fn sdk_config(region: Option<&str>, endpoint: Option<&str>, timeout: Duration) -> SdkConfig {
+pub async fn sdk_config(
+    region: Option<&str>,
+    endpoint: Option<&str>,
+    timeout: Duration,
+) -> SdkConfig {
     let _ = (region, endpoint, timeout);
     todo!()
 }

@@ -138,7 +138,10 @@ mod tests {
         let plain = state(&[("match_event", "GOAL")]);
         let clocked = state(&[("match_event", "GOAL"), ("display_clock", "23'")]);
         assert_eq!(plain.version(), clocked.version());
-        assert_ne!(plain.version(), state(&[("match_event", "PENALTY")]).version());
+        assert_ne!(
+            plain.version(),
+            state(&[("match_event", "PENALTY")]).version()
+        );
         assert_eq!(plain.version().as_str().len(), 16);
     }
 

@@ -238,7 +238,10 @@ mod tests {
         feed.set_caught_up();
         assert_eq!(
             follower.next().await.unwrap(),
-            News { changes: vec![], caught_up: true }
+            News {
+                changes: vec![],
+                caught_up: true
+            }
         );
     }
 

@@ -116,7 +116,10 @@ mod tests {
 
     #[test]
     fn an_id_has_1_to_256_characters_however_many_bytes_these_take() {
-        assert_eq!(EventId::new(""), Err(InvalidId::Empty { field: "event_id" }));
+        assert_eq!(
+            EventId::new(""),
+            Err(InvalidId::Empty { field: "event_id" })
+        );
         assert!(EventId::new("é".repeat(256)).is_ok());
         let error = EventId::new("é".repeat(257)).unwrap_err();
         assert_eq!(

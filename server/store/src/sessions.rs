@@ -52,7 +52,10 @@ impl Store {
 
     /// The sessions that an event with these contents reaches (none: every session), page by page,
     /// several shards at once. A page that fails is an `Err`; the others still come.
-    pub fn audience(&self, contents: &BTreeSet<ContentId>) -> BoxStream<'static, Result<AudiencePage>> {
+    pub fn audience(
+        &self,
+        contents: &BTreeSet<ContentId>,
+    ) -> BoxStream<'static, Result<AudiencePage>> {
         let _ = contents;
         todo!()
     }

@@ -9,16 +9,36 @@ use crate::{Result, aws::AwsArgs};
 #[derive(Debug, Clone, clap::Args)]
 pub struct TableNames {
     /// Table of the live events
-    #[arg(long = "event-table", env = "TOUCHLINE_EVENT_TABLE", default_value = "rt_personalize_event_manager", value_name = "TABLE")]
+    #[arg(
+        long = "event-table",
+        env = "TOUCHLINE_EVENT_TABLE",
+        default_value = "rt_personalize_event_manager",
+        value_name = "TABLE"
+    )]
     pub event: String,
     /// Table of the open connections
-    #[arg(long = "session-table", env = "TOUCHLINE_SESSION_TABLE", default_value = "rt_personalize_user_session_store", value_name = "TABLE")]
+    #[arg(
+        long = "session-table",
+        env = "TOUCHLINE_SESSION_TABLE",
+        default_value = "rt_personalize_user_session_store",
+        value_name = "TABLE"
+    )]
     pub session: String,
     /// Table of the item catalog
-    #[arg(long = "item-table", env = "TOUCHLINE_ITEM_TABLE", default_value = "rt_personalize_soccer_ux_item", value_name = "TABLE")]
+    #[arg(
+        long = "item-table",
+        env = "TOUCHLINE_ITEM_TABLE",
+        default_value = "rt_personalize_soccer_ux_item",
+        value_name = "TABLE"
+    )]
     pub item: String,
     /// Table of the push adapter's lease and checkpoint
-    #[arg(long = "lease-table", env = "TOUCHLINE_LEASE_TABLE", default_value = "touchline_push_lease", value_name = "TABLE")]
+    #[arg(
+        long = "lease-table",
+        env = "TOUCHLINE_LEASE_TABLE",
+        default_value = "touchline_push_lease",
+        value_name = "TABLE"
+    )]
     pub lease: String,
 }
 

@@ -1,0 +1,115 @@
+//! The recommender port: who is asked for a ranking, and what comes back.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use touchline_store::{
+    event::Context,
+    ids::{ConsumerId, EventId, ItemId},
+};
+
+pub mod embedded;
+
+/// Asks for one ranking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Who.
+    pub consumer_id: ConsumerId,
+    /// In which situation.
+    pub context: Arc<Context>,
+    /// How many items at most.
+    pub num_results: usize,
+}
+
+/// The recommender's ordered answer. An empty one is an answer, not a failure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ranking {
+    /// Best first.
+    pub items: Vec<RankedItem>,
+    /// The recommender's name for this answer.
+    pub recommendation_id: Option<String>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// One place of a ranking.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RankedItem {
+    /// The item.
+    pub item_id: ItemId,
+    /// From 0 to 1, where the recommender gives scores.
+    pub score: Option<f64>,
+}
+
+/// Where a ranking came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// Amazon Personalize, for this consumer.
+    Personalize,
+    /// The embedded contextual ranker.
+    Embedded,
+}
+
+/// What one consumer did with one item.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Interaction {
+    /// Makes a repeat harmless; empty: never taken for a duplicate.
+    pub interaction_id: String,
+    /// Who.
+    pub consumer_id: ConsumerId,
+    /// With what.
+    pub item_id: ItemId,
+    /// What happened, such as `tap`.
+    pub event_type: String,
+    /// When, in seconds since 1970.
+    pub timestamp_seconds: i64,
+    /// The event that was on, if any was named.
+    pub event_id: Option<EventId>,
+    /// In which situation.
+    pub context: Context,
+    /// The answer that showed the item.
+    pub recommendation_id: Option<String>,
+}
+
+/// What became of interactions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// New.
+    pub recorded: usize,
+    /// Seen before.
+    pub duplicates: usize,
+}
+
+/// Why there is no ranking, in terms of what a caller can do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RecommendError {
+    /// The recommender asks for less.
+    #[error("the recommender throttles")]
+    Throttled {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// It did not answer in time.
+    #[error("the recommender did not answer in time")]
+    TimedOut,
+    /// It cannot be reached or fails.
+    #[error("the recommender is not available: {0}")]
+    Unavailable(String),
+    /// It refuses this very question.
+    #[error("the recommender refuses: {0}")]
+    Invalid(String),
+    /// This recommender cannot do that.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+/// Ranks items for consumers.
+#[async_trait]
+pub trait Recommender: fmt::Debug + Send + Sync {
+    /// One answer a query, in the queries' order. One that fails leaves the others alone.
+    async fn rank(&self, queries: &[Query]) -> Vec<Result<Ranking, RecommendError>>;
+
+    /// Learns from what consumers did. When it returns, the interactions outlive a crash of this
+    /// process (where the recommender keeps any).
+    async fn record(&self, interactions: &[Interaction]) -> Result<Recorded, RecommendError>;
+}

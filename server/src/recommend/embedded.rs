@@ -1,0 +1,1 @@
+//! The embedded contextual ranker: to be written.
