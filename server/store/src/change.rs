@@ -74,9 +74,10 @@ mod tests {
                 events.iter().enumerate().map(|(sequence, event)| removed(*event, sequence)).collect();
             let conflated = conflate(changes.clone());
             prop_assert_eq!(conflated.changes.len() + conflated.dropped, changes.len());
-            prop_assert!(conflated.changes.is_sorted_by_key(|change| {
+            let in_order = conflated.changes.is_sorted_by_key(|change| {
                 change.position.as_ref().map(|position| position.sequence().to_owned())
-            }));
+            });
+            prop_assert!(in_order);
             for change in &conflated.changes {
                 let newest = changes.iter().rfind(|other| other.event_id == change.event_id);
                 prop_assert_eq!(newest, Some(change));
