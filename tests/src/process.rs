@@ -1,0 +1,93 @@
+//! Touchline's own binaries as processes that can be stopped and killed.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::{Child, Command};
+
+use crate::eventually;
+
+/// A running binary; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    child: Child,
+}
+
+impl Process {
+    /// Starts `name` with `arguments`. Its log goes to the test's standard error.
+    pub fn start(name: &'static str, arguments: &[&str]) -> Result<Self> {
+        let child = Command::new(binary(name)?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{name} does not start"))?;
+        Ok(Self { name, child })
+    }
+
+    /// Waits until something listens on `address`.
+    pub async fn listens(&mut self, address: SocketAddr) -> Result<()> {
+        let name = self.name;
+        let child = &mut self.child;
+        let mut ended = None;
+        eventually(&format!("{name} listens on {address}"), || {
+            ended = ended.or(child.try_wait().ok().flatten());
+            let ended = ended;
+            async move {
+                let open = tokio::net::TcpStream::connect(address).await.is_ok();
+                (open || ended.is_some()).then_some(())
+            }
+        })
+        .await;
+        match ended {
+            Some(status) => bail!("{name} ended: {status}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills it as a power cut does.
+    pub async fn kill_9(mut self) -> Result<()> {
+        self.child.kill().await.context("kill -9")
+    }
+
+    /// Asks it to end, and gives its exit code.
+    pub async fn terminate(mut self) -> Result<Option<i32>> {
+        let pid = self.child.id().context("it has ended already")?;
+        let sent = Command::new("kill")
+            .args(["-TERM", &pid.to_string()])
+            .status()
+            .await?;
+        if !sent.success() {
+            bail!("kill -TERM {pid}: {sent}");
+        }
+        let status = tokio::time::timeout(crate::DEADLINE, self.child.wait())
+            .await
+            .with_context(|| format!("{} does not end", self.name))??;
+        Ok(status.code())
+    }
+}
+
+/// A loopback address that was free a moment ago.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// `cargo test` puts the workspace's binaries beside the test's own folder.
+fn binary(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .context("the test stands in target/<profile>/deps")?;
+    let path = profile.join(name);
+    if !path.exists() {
+        bail!("{} is not built: run `cargo build` first", path.display());
+    }
+    Ok(path)
+}
