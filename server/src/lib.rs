@@ -1,3 +1,33 @@
 //! The gRPC recommendation service: decides which components a consumer is shown.
+//!
+//! Deliberately not here: pushing. Whoever wants to be told of changes asks [`watch`] through
+//! `WatchEvent`, or runs the push adapter, which talks to this crate over gRPC only.
+//!
+//! In reading order:
+//! - [`config`], [`startup`]: what can be set, and a server's life from binding to draining;
+//! - [`components`]: moderation, pure: from a ranking to a component set;
+//! - [`catalog`]: the item table, cached whole;
+//! - [`recommend`]: the recommender port, its two implementations and the path that serves from it;
+//! - [`sets`]: the three together: which components does a consumer see;
+//! - [`watch`]: one change feed, many readers of event states;
+//! - `service`: tonic, translating between `touchline.v1` and the above;
+//! - `layers`, `listener`, `status`: around every call: admission and deadlines, connections, and
+//!   how errors look to a caller.
 
+pub mod catalog;
+pub mod components;
+pub mod config;
+pub mod counters;
+mod error;
+mod layers;
+mod listener;
 pub mod recommend;
+mod service;
+pub mod sets;
+pub mod startup;
+mod status;
+pub mod watch;
+
+pub use config::ServerArgs;
+pub use error::{Error, Violation};
+pub use startup::{Running, start};

@@ -1,4 +1,5 @@
-//! The recommender port: who is asked for a ranking, and what comes back.
+//! The recommender port: who is asked for a ranking, and what comes back. How a ranking is served
+//! (cached, coalesced, bounded) is [`serving`]; a recommender knows nothing of that.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,6 +10,8 @@ use touchline_store::{
 };
 
 pub mod embedded;
+pub mod personalize;
+pub mod serving;
 
 /// Asks for one ranking.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,415 @@
+//! What can be set, and whether it makes sense: everything is checked before a socket is bound. The
+//! doc comments are the text of `--help`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::ValueEnum;
+use touchline_store::event::DEFAULT_CONTEXT_KEYS;
+
+use crate::recommend::{personalize::PersonalizeConfig, serving::RemoteLimits};
+
+/// Who ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RecommenderKind {
+    /// The contextual ranker in this process
+    Embedded,
+    /// An Amazon Personalize campaign
+    Personalize,
+}
+
+/// The recommendation service.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServerArgs {
+    /// Address of the gRPC services; port 0 takes any free one
+    #[arg(
+        long,
+        env = "TOUCHLINE_SERVER_LISTEN",
+        default_value = "127.0.0.1:50051",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+    /// Serve beyond loopback although callers are not authenticated
+    #[arg(long, env = "TOUCHLINE_INSECURE")]
+    pub insecure: bool,
+    /// Who ranks items for consumers
+    #[arg(
+        long,
+        env = "TOUCHLINE_RECOMMENDER",
+        default_value = "embedded",
+        value_enum
+    )]
+    pub recommender: RecommenderKind,
+    /// Interactions that the embedded ranker learns from, a CSV file in Personalize's schema with
+    /// context columns [default: none]
+    #[arg(long, env = "TOUCHLINE_INTERACTIONS", value_name = "FILE")]
+    pub interactions: Option<PathBuf>,
+    /// File that keeps what RecordInteractions is told, for the embedded ranker [default: kept in
+    /// memory only]
+    #[arg(long, env = "TOUCHLINE_FEEDBACK", value_name = "FILE")]
+    pub feedback: Option<PathBuf>,
+    /// The Personalize campaign to ask; needed with --recommender personalize
+    #[arg(long, env = "TOUCHLINE_CAMPAIGN_ARN", value_name = "ARN")]
+    pub campaign_arn: Option<String>,
+    /// Region of the campaign [default: the one that its ARN names]
+    #[arg(long, env = "TOUCHLINE_PERSONALIZE_REGION", value_name = "REGION")]
+    pub personalize_region: Option<String>,
+    /// Personalize runtime endpoint [default: AWS]
+    #[arg(long, env = "TOUCHLINE_PERSONALIZE_ENDPOINT", value_name = "URL")]
+    pub personalize_endpoint: Option<String>,
+    /// One question to Personalize takes at most this long, 10ms to 30s
+    #[arg(long, env = "TOUCHLINE_PERSONALIZE_TIMEOUT", default_value = "1s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub personalize_timeout: Duration,
+    /// Questions to Personalize at the same time, 1 to 10,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_PERSONALIZE_CONCURRENCY",
+        default_value_t = 64,
+        value_name = "COUNT"
+    )]
+    pub personalize_concurrency: usize,
+    /// How long a ranking of Personalize is served again to the same consumer in the same context,
+    /// at most 1h
+    #[arg(long, env = "TOUCHLINE_RANKING_TTL", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub ranking_ttl: Duration,
+    /// Size of the cache of Personalize's rankings, in bytes
+    #[arg(
+        long,
+        env = "TOUCHLINE_RANKING_CACHE_BYTES",
+        default_value_t = 64 << 20,
+        value_name = "BYTES"
+    )]
+    pub ranking_cache_bytes: u64,
+    /// Items that the recommender is asked for when the caller does not say, 1 to 500
+    #[arg(
+        long,
+        env = "TOUCHLINE_NUM_RESULTS",
+        default_value_t = 10,
+        value_name = "COUNT"
+    )]
+    pub num_results: u32,
+    /// Event attributes that the recommender is asked with, in upper case, separated by commas
+    #[arg(
+        long,
+        env = "TOUCHLINE_CONTEXT_KEYS",
+        value_delimiter = ',',
+        default_values = DEFAULT_CONTEXT_KEYS,
+        value_name = "KEYS"
+    )]
+    pub context_keys: Vec<String>,
+    /// How often the item table is read again, 1s to 1h
+    #[arg(long, env = "TOUCHLINE_CATALOG_REFRESH", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub catalog_refresh: Duration,
+    /// Deadline of a call whose caller gives none, 10ms to 10m
+    #[arg(long, env = "TOUCHLINE_DEFAULT_DEADLINE", default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub default_deadline: Duration,
+    /// Calls in flight; further ones are answered RESOURCE_EXHAUSTED at once, 1 to 1,000,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_MAX_CALLS",
+        default_value_t = 1_024,
+        value_name = "COUNT"
+    )]
+    pub max_calls: usize,
+    /// BatchGetComponents streams at the same time, 1 to 10,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_MAX_BATCHES",
+        default_value_t = 256,
+        value_name = "COUNT"
+    )]
+    pub max_batches: usize,
+    /// WatchEvent streams at the same time, 1 to 1,000,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_MAX_WATCHES",
+        default_value_t = 10_000,
+        value_name = "COUNT"
+    )]
+    pub max_watches: usize,
+    /// Connections at the same time; further ones are closed at once, 1 to 1,000,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_MAX_CONNECTIONS",
+        default_value_t = 10_000,
+        value_name = "COUNT"
+    )]
+    pub max_connections: usize,
+    /// On shutdown, calls have this long to end, at most 10m
+    #[arg(long, env = "TOUCHLINE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub drain: Duration,
+}
+
+impl Default for ServerArgs {
+    /// The defaults of the flags, whatever the environment says.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 50_051)),
+            insecure: false,
+            recommender: RecommenderKind::Embedded,
+            interactions: None,
+            feedback: None,
+            campaign_arn: None,
+            personalize_region: None,
+            personalize_endpoint: None,
+            personalize_timeout: Duration::from_secs(1),
+            personalize_concurrency: 64,
+            ranking_ttl: Duration::from_secs(30),
+            ranking_cache_bytes: 64 << 20,
+            num_results: 10,
+            context_keys: DEFAULT_CONTEXT_KEYS.map(str::to_owned).to_vec(),
+            catalog_refresh: Duration::from_secs(30),
+            default_deadline: Duration::from_secs(5),
+            max_calls: 1_024,
+            max_batches: 256,
+            max_watches: 10_000,
+            max_connections: 10_000,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A flag whose value cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{flag} {value}: {accepted}")]
+pub struct InvalidFlag {
+    /// The flag.
+    pub flag: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What would be accepted.
+    pub accepted: String,
+}
+
+impl ServerArgs {
+    /// Checks everything that can be checked without a socket.
+    pub fn validate(&self) -> Result<(), InvalidFlag> {
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            let accepted = "a loopback address, or --insecure: callers are not authenticated yet";
+            return Err(refuse("--listen", self.listen, accepted));
+        }
+        let ms = Duration::from_millis;
+        let seconds = Duration::from_secs;
+        let hour = Duration::from_hours(1);
+        let minutes = Duration::from_mins(10);
+        let timeout = self.personalize_timeout;
+        duration("--personalize-timeout", timeout, ms(10), seconds(30))?;
+        duration("--ranking-ttl", self.ranking_ttl, Duration::ZERO, hour)?;
+        duration("--catalog-refresh", self.catalog_refresh, seconds(1), hour)?;
+        let deadline = self.default_deadline;
+        duration("--default-deadline", deadline, ms(10), minutes)?;
+        duration("--drain", self.drain, Duration::ZERO, minutes)?;
+        let concurrency = self.personalize_concurrency;
+        count("--personalize-concurrency", concurrency, 10_000)?;
+        count("--num-results", self.num_results as usize, 500)?;
+        count("--max-calls", self.max_calls, 1_000_000)?;
+        count("--max-batches", self.max_batches, 10_000)?;
+        count("--max-watches", self.max_watches, 1_000_000)?;
+        count("--max-connections", self.max_connections, 1_000_000)?;
+        self.validate_context_keys()?;
+        self.validate_files()?;
+        if self.recommender == RecommenderKind::Personalize {
+            self.personalize()?;
+        }
+        Ok(())
+    }
+
+    fn validate_context_keys(&self) -> Result<(), InvalidFlag> {
+        for key in &self.context_keys {
+            if key.is_empty() || *key != key.to_uppercase() {
+                let accepted = "keys in upper case, separated by commas, such as MATCH_EVENT";
+                return Err(refuse("--context-keys", key, accepted));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_files(&self) -> Result<(), InvalidFlag> {
+        if let Some(path) = &self.interactions
+            && !path.is_file()
+        {
+            let accepted = "a file that exists";
+            return Err(refuse("--interactions", path.display(), accepted));
+        }
+        if let Some(path) = &self.feedback
+            && path.is_dir()
+        {
+            let accepted = "a file, which is made when it does not exist";
+            return Err(refuse("--feedback", path.display(), accepted));
+        }
+        Ok(())
+    }
+
+    /// How Personalize is reached, checked.
+    pub(crate) fn personalize(&self) -> Result<PersonalizeConfig, InvalidFlag> {
+        let example = "arn:aws:personalize:REGION:ACCOUNT:campaign/NAME";
+        let campaign_arn = self.campaign_arn.clone().unwrap_or_default();
+        let parts: Vec<_> = campaign_arn.splitn(6, ':').collect();
+        let ["arn", _, "personalize", region, _, resource] = parts[..] else {
+            let accepted = format!("{example} is needed with --recommender personalize");
+            return Err(refuse("--campaign-arn", campaign_arn, accepted));
+        };
+        if !resource.starts_with("campaign/") || region.is_empty() {
+            let accepted = format!("{example} is accepted");
+            return Err(refuse("--campaign-arn", campaign_arn, accepted));
+        }
+        if let Some(endpoint) = &self.personalize_endpoint {
+            let uri = endpoint.parse::<http::Uri>().ok();
+            if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
+                let accepted = "a URL such as https://personalize-runtime.eu-west-1.amazonaws.com";
+                return Err(refuse("--personalize-endpoint", endpoint, accepted));
+            }
+        }
+        Ok(PersonalizeConfig {
+            region: self
+                .personalize_region
+                .clone()
+                .unwrap_or_else(|| region.to_owned()),
+            campaign_arn: campaign_arn.clone(),
+            endpoint: self.personalize_endpoint.clone(),
+            timeout: self.personalize_timeout,
+        })
+    }
+
+    pub(crate) fn remote_limits(&self) -> RemoteLimits {
+        RemoteLimits {
+            time_to_live: self.ranking_ttl,
+            cache_bytes: self.ranking_cache_bytes,
+            concurrency: self.personalize_concurrency,
+        }
+    }
+}
+
+fn refuse(
+    flag: &'static str,
+    value: impl std::fmt::Display,
+    accepted: impl Into<String>,
+) -> InvalidFlag {
+    InvalidFlag {
+        flag,
+        value: value.to_string(),
+        accepted: accepted.into(),
+    }
+}
+
+fn duration(
+    flag: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<(), InvalidFlag> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let [value, min, max] = [value, min, max].map(humantime::format_duration);
+    let accepted = format!("{min} to {max} is accepted");
+    Err(refuse(flag, value, accepted))
+}
+
+fn count(flag: &'static str, value: usize, max: usize) -> Result<(), InvalidFlag> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(refuse(flag, value, format!("1 to {max} is accepted")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        server: ServerArgs,
+    }
+
+    fn parsed(flags: &[&str]) -> ServerArgs {
+        let words = std::iter::once("server").chain(flags.iter().copied());
+        Command::parse_from(words).server
+    }
+
+    #[test]
+    fn without_flags_the_defaults_are_the_same_as_in_code() {
+        let flags = parsed(&[]);
+        assert_eq!(format!("{flags:?}"), format!("{:?}", ServerArgs::default()));
+        assert_eq!(flags.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_bad_flag_is_named_with_its_value_and_what_is_accepted() {
+        for (flags, named) in [
+            (
+                &["--listen", "0.0.0.0:1"][..],
+                "--listen 0.0.0.0:1: a loopback",
+            ),
+            (&["--num-results", "0"], "--num-results 0: 1 to 500"),
+            (&["--num-results", "501"], "--num-results 501: 1 to 500"),
+            (
+                &["--context-keys", "goal"],
+                "--context-keys goal: keys in upper",
+            ),
+            (
+                &["--context-keys", "A,,B"],
+                "--context-keys : keys in upper",
+            ),
+            (
+                &["--catalog-refresh", "1ms"],
+                "--catalog-refresh 1ms: 1s to 1h",
+            ),
+            (
+                &["--default-deadline", "0s"],
+                "--default-deadline 0s: 10ms to",
+            ),
+            (&["--max-calls", "0"], "--max-calls 0: 1 to 1000000"),
+            (
+                &["--interactions", "/no/such"],
+                "--interactions /no/such: a file",
+            ),
+            (&["--feedback", "/"], "--feedback /: a file"),
+            (
+                &["--recommender", "personalize"],
+                "--campaign-arn : arn:aws:",
+            ),
+            (
+                &[
+                    "--recommender",
+                    "personalize",
+                    "--campaign-arn",
+                    "arn:aws:s3:::x",
+                ],
+                "--campaign-arn arn:aws:s3:::x: arn:aws:personalize:",
+            ),
+            (
+                &[
+                    "--recommender",
+                    "personalize",
+                    "--campaign-arn",
+                    "arn:aws:personalize:eu-west-1:1:campaign/x",
+                    "--personalize-endpoint",
+                    "nowhere",
+                ],
+                "--personalize-endpoint nowhere: a URL",
+            ),
+        ] {
+            let error = parsed(flags).validate().unwrap_err().to_string();
+            assert!(error.starts_with(named), "{flags:?} gave {error}");
+        }
+    }
+
+    #[test]
+    fn insecure_allows_what_is_said_in_so_many_words() {
+        let flags = parsed(&["--listen", "0.0.0.0:1", "--insecure"]);
+        assert_eq!(flags.validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_campaign_names_its_region() {
+        let arn = "arn:aws:personalize:eu-west-1:123456789012:campaign/fans";
+        let flags = ["--recommender", "personalize", "--campaign-arn", arn];
+        assert_eq!(parsed(&flags).personalize().unwrap().region, "eu-west-1");
+        let elsewhere = [&flags[..], &["--personalize-region", "us-east-1"]].concat();
+        let config = parsed(&elsewhere).personalize().unwrap();
+        assert_eq!(config.region, "us-east-1");
+    }
+}

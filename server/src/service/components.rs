@@ -1,0 +1,420 @@
+//! `ComponentService`: one consumer's set, many consumers' sets, and sets as an event changes.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use prost::Message as _;
+use tokio::time::{Instant, sleep, sleep_until};
+use tonic::{Request, Response};
+use touchline_proto::v1::{
+    BatchGetComponentsRequest, BatchGetComponentsResponse, ComponentSet, ConsumerAnswer,
+    ConsumerError, GetComponentsRequest, GetComponentsResponse, WatchEventRequest,
+    WatchEventResponse, component_service_server::ComponentService, consumer_answer::Answer,
+    get_components_request::Situation,
+};
+use touchline_store::{
+    event::Context,
+    ids::{ConsumerId, EventId},
+};
+
+use super::{Api, convert, place, validate::Violations};
+use crate::{
+    components::SetId,
+    error::Error,
+    layers::Deadline,
+    recommend::{
+        Origin, Query, RecommendError,
+        serving::{Chunk, Freshness},
+    },
+    sets::Decided,
+    status::{Reply, Streamed},
+    watch::{Seen, Watcher},
+};
+
+/// Consumers of one batch.
+const CONSUMERS_MAX: usize = 1_000;
+/// Sets that one message of a batch carries, in bytes; far below the 4 MB that clients accept.
+const PART_BYTES_MAX: usize = 1 << 20;
+/// A watcher whose set could not be decided is tried again after this long, or at the next change.
+const WATCH_RETRY: Duration = Duration::from_millis(750);
+
+#[tonic::async_trait]
+impl ComponentService for Api {
+    async fn get_components(
+        &self,
+        request: Request<GetComponentsRequest>,
+    ) -> Reply<GetComponentsResponse> {
+        let deadline = self.deadline(&request);
+        let asked = Asked::read(request.into_inner())?;
+        let (seen, context) = match asked.situation {
+            Given::Event(event_id) => {
+                let seen = self.events.current(&event_id).await?;
+                let context = self.sets.context(&seen.state);
+                (Some(seen), context)
+            }
+            Given::Context(context) => (None, context),
+        };
+        let query = Query {
+            consumer_id: asked.consumer_id,
+            context: Arc::new(context),
+            num_results: self.sets.num_results(asked.num_results),
+        };
+        let decided = self.sets.decide(query, deadline.at).await?;
+        Ok(Response::new(GetComponentsResponse {
+            component_set: Some(convert::component_set(&decided, seen.as_deref())),
+        }))
+    }
+
+    type BatchGetComponentsStream = Streamed<BatchGetComponentsResponse>;
+
+    async fn batch_get_components(
+        &self,
+        request: Request<BatchGetComponentsRequest>,
+    ) -> Reply<Self::BatchGetComponentsStream> {
+        let place = place(&self.batches, "the server's limit of batches")?;
+        let deadline = self.deadline(&request);
+        let batch = Batch::read(request.into_inner())?;
+        let context = Arc::new(self.sets.context(&batch.seen.state));
+        let num_results = self.sets.num_results(batch.num_results);
+        let queries = batch
+            .consumer_ids
+            .into_iter()
+            .map(|consumer_id| Query {
+                consumer_id,
+                context: context.clone(),
+                num_results,
+            })
+            .collect();
+        let mut decided = self.sets.clone().decide_all(queries, deadline.at)?.boxed();
+        let mut parts = Parts::new(batch.seen);
+        let stream = async_stream::stream! {
+            let _place = place;
+            while let Some(chunk) = decided.next().await {
+                for part in parts.of(chunk) {
+                    yield Ok(part);
+                }
+            }
+        };
+        Ok(Response::new(stream.boxed()))
+    }
+
+    type WatchEventStream = Streamed<WatchEventResponse>;
+
+    async fn watch_event(
+        &self,
+        request: Request<WatchEventRequest>,
+    ) -> Reply<Self::WatchEventStream> {
+        let place = place(&self.watches, "the server's limit of watchers")?;
+        let deadline = self.deadline(&request);
+        let wanted = Wanted::read(request.into_inner())?;
+        let mut watcher = self.events.watch(&wanted.event_id);
+        let first = watcher.first().await?;
+        let decided = self.watched(&wanted, &first, deadline.at).await?;
+        let stands = decided
+            .as_ref()
+            .is_some_and(|decided| wanted.set_id == Some(decided.moderated.set_id));
+        let first = (!stands).then(|| watch_response(&first, decided.as_ref()));
+        let api = self.clone();
+        let stream = async_stream::stream! {
+            let _place = place;
+            if let Some(first) = first {
+                yield Ok(first);
+            }
+            loop {
+                let end = api.end(deadline);
+                let next = api.next(&mut watcher, &wanted);
+                let next = tokio::select! {
+                    error = end => Some(Err(error)),
+                    next = next => next,
+                };
+                match next {
+                    Some(Ok(response)) => yield Ok(response),
+                    Some(Err(error)) => {
+                        yield Err(error.into());
+                        return;
+                    }
+                    None => return,
+                }
+            }
+        };
+        Ok(Response::new(stream.boxed()))
+    }
+}
+
+impl Api {
+    /// What ends a stream from outside: shutdown, or the deadline that its caller gave.
+    async fn end(&self, deadline: Deadline) -> Error {
+        let deadline = async {
+            match deadline.of_caller {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.shutdown.cancelled() => Error::Draining,
+            () = deadline => Error::DeadlineExceeded,
+        }
+    }
+
+    /// The next answer for a watcher; `None` once the event ended. A recommender that has no answer
+    /// is asked again for the newest state, since the stream is worth more than the moment.
+    async fn next(
+        &self,
+        watcher: &mut Watcher,
+        wanted: &Wanted,
+    ) -> Option<Result<WatchEventResponse, Error>> {
+        let mut seen = watcher.next().await?;
+        loop {
+            let at = Instant::now() + self.default_deadline;
+            match self.watched(wanted, &seen, at).await {
+                Ok(decided) => return Some(Ok(watch_response(&seen, decided.as_ref()))),
+                Err(error) if passes(&error) => {}
+                Err(error) => return Some(Err(error)),
+            }
+            tokio::select! {
+                () = sleep(WATCH_RETRY.mul_f64(rand::random_range(0.8..=1.2))) => {}
+                newer = watcher.next() => seen = newer?,
+            }
+        }
+    }
+
+    async fn watched(
+        &self,
+        wanted: &Wanted,
+        seen: &Seen,
+        at: Instant,
+    ) -> Result<Option<Decided>, Error> {
+        let Some(consumer_id) = wanted.consumer_id.clone() else {
+            return Ok(None);
+        };
+        let query = Query {
+            consumer_id,
+            context: Arc::new(self.sets.context(&seen.state)),
+            num_results: self.sets.num_results(0),
+        };
+        self.sets.decide(query, at).await.map(Some)
+    }
+}
+
+/// Whether asking again may help.
+fn passes(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NotReady
+            | Error::Recommend(
+                RecommendError::Throttled { .. }
+                    | RecommendError::TimedOut
+                    | RecommendError::Unavailable(_)
+            )
+    )
+}
+
+fn watch_response(seen: &Seen, decided: Option<&Decided>) -> WatchEventResponse {
+    WatchEventResponse {
+        state: Some(convert::event_state(seen)),
+        component_set: decided.map(|decided| convert::component_set(decided, Some(seen))),
+    }
+}
+
+/// A GetComponentsRequest, checked.
+struct Asked {
+    consumer_id: ConsumerId,
+    situation: Given,
+    num_results: u32,
+}
+
+enum Given {
+    Event(EventId),
+    Context(Context),
+}
+
+impl Asked {
+    fn read(request: GetComponentsRequest) -> Result<Self, Error> {
+        let mut violations = Violations::default();
+        let consumer_id = violations.id("consumer_id", ConsumerId::new(request.consumer_id));
+        let situation = match request.situation {
+            Some(Situation::EventId(event_id)) => violations
+                .id("event_id", EventId::new(event_id))
+                .map(Given::Event),
+            Some(Situation::Context(context)) => Some(Given::Context(
+                violations.context("context.values", context.values),
+            )),
+            None => {
+                violations.add("event_id", "is required, or a context instead");
+                None
+            }
+        };
+        violations.num_results(request.num_results);
+        violations.finish()?;
+        Ok(Self {
+            consumer_id: consumer_id.expect("a missing id is a violation"),
+            situation: situation.expect("a missing situation is a violation"),
+            num_results: request.num_results,
+        })
+    }
+}
+
+/// A BatchGetComponentsRequest, checked.
+struct Batch {
+    seen: Arc<Seen>,
+    consumer_ids: Vec<ConsumerId>,
+    num_results: u32,
+}
+
+impl Batch {
+    fn read(request: BatchGetComponentsRequest) -> Result<Self, Error> {
+        let mut violations = Violations::default();
+        let seen = match request.state {
+            // The row may hold whatever DynamoDB accepts, so its attributes have no further limits.
+            Some(state) => convert::seen(state)
+                .map_err(|invalid| {
+                    let field = match invalid.field() {
+                        "content_id" => "state.content_ids".to_owned(),
+                        field => format!("state.{field}"),
+                    };
+                    violations.add(field, invalid.to_string());
+                })
+                .ok(),
+            None => {
+                violations.add("state", "is required");
+                None
+            }
+        };
+        violations.at_most("consumer_ids", request.consumer_ids.len(), CONSUMERS_MAX);
+        let consumer_ids = request
+            .consumer_ids
+            .iter()
+            .take(CONSUMERS_MAX)
+            .enumerate()
+            .filter_map(|(index, text)| match ConsumerId::new(text) {
+                Ok(consumer_id) => Some(consumer_id),
+                Err(invalid) => {
+                    violations.add(format!("consumer_ids[{index}]"), invalid.to_string());
+                    None
+                }
+            })
+            .collect();
+        violations.num_results(request.num_results);
+        violations.finish()?;
+        Ok(Self {
+            seen: Arc::new(seen.expect("a missing state is a violation")),
+            consumer_ids,
+            num_results: request.num_results,
+        })
+    }
+}
+
+/// A WatchEventRequest, checked.
+struct Wanted {
+    event_id: EventId,
+    consumer_id: Option<ConsumerId>,
+    set_id: Option<SetId>,
+}
+
+impl Wanted {
+    fn read(request: WatchEventRequest) -> Result<Self, Error> {
+        let mut violations = Violations::default();
+        let event_id = violations.id("event_id", EventId::new(request.event_id));
+        let set_id = SetId::parse(&request.set_id);
+        if !request.set_id.is_empty() {
+            if set_id.is_none() {
+                violations.add("set_id", "must have 16 hexadecimal digits");
+            }
+            if request.consumer_id.is_empty() {
+                violations.add("consumer_id", "is required beside set_id");
+            }
+        }
+        let consumer_id =
+            violations.optional_id("consumer_id", request.consumer_id, ConsumerId::new);
+        violations.finish()?;
+        Ok(Self {
+            event_id: event_id.expect("a missing id is a violation"),
+            consumer_id,
+            set_id,
+        })
+    }
+}
+
+/// Everything that two consumers' sets can differ in, apart from the recommendation id.
+#[derive(PartialEq, Eq, Hash)]
+struct Same {
+    set_id: SetId,
+    /// Rank and score of each component.
+    places: Box<[(u32, u64)]>,
+    origin: Origin,
+    freshness: Freshness,
+    age: Duration,
+}
+
+/// Makes the messages of one batch: equal sets are sent once and named by index.
+struct Parts {
+    seen: Arc<Seen>,
+    sent: HashMap<Same, u32>,
+}
+
+impl Parts {
+    fn new(seen: Arc<Seen>) -> Self {
+        Self {
+            seen,
+            sent: HashMap::new(),
+        }
+    }
+
+    fn of(&mut self, chunk: Chunk<Decided>) -> Vec<BatchGetComponentsResponse> {
+        let mut done = Vec::new();
+        let mut part = BatchGetComponentsResponse::default();
+        let mut bytes = 0;
+        for (index, decided) in chunk {
+            if bytes >= PART_BYTES_MAX {
+                done.push(std::mem::take(&mut part));
+                bytes = 0;
+            }
+            let (answer, recommendation_id) = match decided {
+                Ok(mut decided) => {
+                    let recommendation_id = decided.recommendation_id.take();
+                    let (set_index, new) = self.index(decided);
+                    if let Some(set) = new {
+                        bytes += set.encoded_len();
+                        part.component_sets.push(set);
+                    }
+                    (Answer::ComponentSetIndex(set_index), recommendation_id)
+                }
+                Err(error) => {
+                    let (code, message) = Error::from(error).for_one_consumer();
+                    (Answer::Error(ConsumerError { code, message }), None)
+                }
+            };
+            part.answers.push(ConsumerAnswer {
+                consumer_index: u32::try_from(index).unwrap_or(u32::MAX),
+                answer: Some(answer),
+                recommendation_id: recommendation_id.unwrap_or_default(),
+            });
+        }
+        done.push(part);
+        done
+    }
+
+    /// The index of a set, and the set itself if it was not sent before.
+    fn index(&mut self, mut decided: Decided) -> (u32, Option<ComponentSet>) {
+        // Ages in whole seconds: finer ones would tell equal sets apart.
+        decided.age = Duration::from_secs(decided.age.as_secs());
+        let components = &decided.moderated.components;
+        let same = Same {
+            set_id: decided.moderated.set_id,
+            places: components
+                .iter()
+                .map(|component| {
+                    let score = component.score.unwrap_or_default();
+                    (component.rank, score.to_bits())
+                })
+                .collect(),
+            origin: decided.origin,
+            freshness: decided.freshness,
+            age: decided.age,
+        };
+        let next = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
+        let index = *self.sent.entry(same).or_insert(next);
+        let new = (index == next).then(|| convert::component_set(&decided, Some(&self.seen)));
+        (index, new)
+    }
+}

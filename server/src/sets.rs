@@ -1,0 +1,135 @@
+//! Which components a consumer sees: a ranking, moderated over the catalog. Does not know events
+//! apart from their context, nor messages.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt};
+use tokio::time::Instant;
+use touchline_store::event::{Context, EventState};
+
+use crate::{
+    catalog::{Catalog, CatalogCache},
+    components::{Moderated, moderate},
+    counters::Counters,
+    error::Error,
+    recommend::{
+        Origin, Query,
+        serving::{Chunk, Freshness, Rankings, Served},
+    },
+};
+
+/// One consumer's components, and where they come from.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// What is shown.
+    pub moderated: Moderated,
+    /// The recommender's name for its answer.
+    pub recommendation_id: Option<String>,
+    /// Where the ranking came from.
+    pub origin: Origin,
+    /// How fresh it is.
+    pub freshness: Freshness,
+    /// Time since the recommender gave it.
+    pub age: Duration,
+}
+
+/// Decides component sets.
+#[derive(Debug)]
+pub struct Sets {
+    catalog: Arc<CatalogCache>,
+    rankings: Arc<Rankings>,
+    context_keys: Vec<String>,
+    num_results_default: usize,
+    counters: Arc<Counters>,
+}
+
+impl Sets {
+    /// Over a catalog and rankings. `context_keys` are upper case.
+    pub fn new(
+        catalog: Arc<CatalogCache>,
+        rankings: Arc<Rankings>,
+        context_keys: Vec<String>,
+        num_results_default: usize,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            catalog,
+            rankings,
+            context_keys,
+            num_results_default,
+            counters,
+        }
+    }
+
+    /// The catalog that sets are made of.
+    pub fn catalog(&self) -> &CatalogCache {
+        &self.catalog
+    }
+
+    /// Where rankings come from.
+    pub fn rankings(&self) -> &Rankings {
+        &self.rankings
+    }
+
+    /// The context of an event's state, by the configured keys. What the row does not answer is
+    /// left out and counted (the prototype fails for everybody).
+    pub fn context(&self, state: &EventState) -> Context {
+        let context = state.context(&self.context_keys);
+        let missing = self.context_keys.len() - context.len();
+        self.counters.context_keys_missing.add(missing);
+        context
+    }
+
+    /// How many items a recommender is asked for; 0 means the default.
+    pub fn num_results(&self, wanted: u32) -> usize {
+        match wanted {
+            0 => self.num_results_default,
+            wanted => wanted as usize,
+        }
+    }
+
+    /// One consumer's set.
+    pub async fn decide(&self, query: Query, deadline: Instant) -> Result<Decided, Error> {
+        let catalog = self.catalog.current()?;
+        let served = self.rankings.rank(query, deadline).await?;
+        Ok(self.moderated(&served, &catalog))
+    }
+
+    /// Many consumers' sets, as they are ready: each with its place in `queries`, exactly once. All
+    /// are made of one state of the catalog.
+    pub fn decide_all(
+        self: Arc<Self>,
+        queries: Vec<Query>,
+        deadline: Instant,
+    ) -> Result<impl Stream<Item = Chunk<Decided>>, Error> {
+        let catalog = self.catalog.current()?;
+        let served = self.rankings.clone().rank_all(queries, deadline);
+        Ok(served.map(move |chunk| {
+            chunk
+                .into_iter()
+                .map(|(index, served)| {
+                    (
+                        index,
+                        served.map(|served| self.moderated(&served, &catalog)),
+                    )
+                })
+                .collect()
+        }))
+    }
+
+    fn moderated(&self, served: &Served, catalog: &Catalog) -> Decided {
+        let ranking = &served.ranking;
+        let moderated = moderate(&ranking.items, catalog);
+        if moderated.unknown_items > 0 {
+            self.counters.unknown_items.add(moderated.unknown_items);
+            self.catalog.look_again();
+        }
+        Decided {
+            moderated,
+            recommendation_id: ranking.recommendation_id.clone(),
+            origin: ranking.origin,
+            freshness: served.freshness,
+            age: served.age,
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! A server's life: check, bind, load, serve, drain. Parses nothing and handles no signals; that is
+//! for whoever starts it, a `main` or a stack of several parts in one process.
+
+use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use http::Request;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, oneshot, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    body::Body, codec::CompressionEncoding, server::NamedService, service::Routes,
+    transport::Server,
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use touchline_proto::v1::{
+    FILE_DESCRIPTOR_SET, component_service_server::ComponentServiceServer,
+    event_service_server::EventServiceServer, feedback_service_server::FeedbackServiceServer,
+};
+use touchline_store::tables::Store;
+use tower_http::trace::TraceLayer;
+use tracing::Level;
+
+use crate::{
+    catalog::CatalogCache,
+    config::{RecommenderKind, ServerArgs},
+    counters::Counters,
+    layers::AdmitLayer,
+    listener,
+    recommend::{
+        embedded::{EmbeddedConfig, EmbeddedRecommender},
+        personalize::PersonalizeRecommender,
+        serving::Rankings,
+    },
+    service::Api,
+    sets::Sets,
+    watch::Events,
+};
+
+/// Largest message that is accepted.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The same for ComponentService: a batch of 1,000 consumers of 256 characters each beside an event
+/// row of 400 kB, DynamoDB's limit.
+const BATCH_BYTES_MAX: usize = 2 << 20;
+/// How often a silent connection is asked whether it is there, and how long the answer may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before tables and catalog are tried again.
+const LOAD_PAUSE: Duration = Duration::from_millis(500);
+/// One look at the tables takes at most this long.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// What ends when the time to drain is over has this long to do so.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the gRPC services are.
+    pub grpc_address: SocketAddr,
+    /// What happened that nobody was told of.
+    pub counters: Arc<Counters>,
+    /// The event states that this server knows of.
+    pub events: Arc<Events>,
+    tasks: TaskTracker,
+    ready: watch::Receiver<bool>,
+    outcome: oneshot::Receiver<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Waits until the tables were reached and the catalog was loaded: until health says SERVING.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let mut ready = self.ready.clone();
+        let waited = ready.wait_for(|ready| *ready).await;
+        waited.context("the server stopped before it was ready")?;
+        Ok(())
+    }
+
+    /// Waits until everything has ended after shutdown was asked for. An error says why serving
+    /// ended before.
+    pub async fn stopped(self) -> anyhow::Result<()> {
+        self.tasks.wait().await;
+        self.outcome.await.unwrap_or(Ok(()))
+    }
+}
+
+/// Binds and serves until `shutdown` is cancelled. Returns as soon as it listens; while the store
+/// cannot be reached, health says NOT_SERVING and it is tried again.
+pub async fn start(
+    args: ServerArgs,
+    store: Store,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Running> {
+    args.validate()?;
+    let counters = Arc::new(Counters::default());
+    let (catalog, rankings) = recommender(&args, &store, &counters).await?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}; --listen chooses another address",
+            args.listen
+        )
+    })?;
+    let grpc_address = listener.local_addr()?;
+    let events = Arc::new(Events::new(store.clone()));
+    let sets = Sets::new(
+        catalog.clone(),
+        rankings,
+        args.context_keys.clone(),
+        args.num_results as usize,
+        counters.clone(),
+    );
+    let api = Api {
+        store: store.clone(),
+        events: events.clone(),
+        sets: Arc::new(sets),
+        batches: Arc::new(Semaphore::new(args.max_batches)),
+        watches: Arc::new(Semaphore::new(args.max_watches)),
+        default_deadline: args.default_deadline,
+        shutdown: shutdown.clone(),
+    };
+
+    let tasks = TaskTracker::new();
+    let (health, ready) = (HealthReporter::new(), watch::Sender::new(false));
+    let receiver = ready.subscribe();
+    set_health(&health, ServingStatus::NotServing).await;
+    let routes = routes(api, health.clone())?;
+    let (report, outcome) = oneshot::channel();
+    let serving = Serving {
+        listener,
+        routes,
+        health: health.clone(),
+        counters: counters.clone(),
+        shutdown: shutdown.clone(),
+    };
+    tasks.spawn(events.clone().keep_following(shutdown.clone()));
+    tasks.spawn(events.clone().keep_polling(shutdown.clone()));
+    let refresh = args.catalog_refresh;
+    tasks.spawn(async move {
+        let loading = load(&store, &catalog, &health, &ready);
+        shutdown.run_until_cancelled(loading).await;
+        catalog.keep_fresh(refresh, shutdown).await;
+    });
+    tasks.spawn(async move {
+        // Whoever dropped the receiver does not want to know.
+        let _ = report.send(serving.run(&args).await);
+    });
+    tasks.close();
+    tracing::info!(address = %grpc_address, "gRPC listens");
+    Ok(Running {
+        grpc_address,
+        counters,
+        events,
+        tasks,
+        ready: receiver,
+        outcome,
+    })
+}
+
+/// The catalog and what ranks its items.
+async fn recommender(
+    args: &ServerArgs,
+    store: &Store,
+    counters: &Arc<Counters>,
+) -> anyhow::Result<(Arc<CatalogCache>, Arc<Rankings>)> {
+    let catalog = |on_change| CatalogCache::new(store.clone(), counters.clone(), on_change);
+    Ok(match args.recommender {
+        RecommenderKind::Embedded => {
+            let config = EmbeddedConfig {
+                interactions: args.interactions.clone(),
+                feedback: args.feedback.clone(),
+            };
+            let ranker = Arc::new(EmbeddedRecommender::open(config)?);
+            let rankings = Rankings::direct(ranker.clone(), counters.clone());
+            let catalog = catalog(Box::new(move |items| ranker.set_items(items)));
+            (Arc::new(catalog), Arc::new(rankings))
+        }
+        RecommenderKind::Personalize => {
+            let campaign = PersonalizeRecommender::connect(&args.personalize()?).await;
+            let limits = args.remote_limits();
+            let rankings = Rankings::remote(Arc::new(campaign), limits, counters.clone());
+            (Arc::new(catalog(Box::new(|_| {}))), Arc::new(rankings))
+        }
+    })
+}
+
+/// Tries until the tables are there and the catalog was read.
+async fn load(
+    store: &Store,
+    catalog: &CatalogCache,
+    health: &HealthReporter,
+    ready: &watch::Sender<bool>,
+) {
+    let mut last = None;
+    while let Err(error) = load_once(store, catalog).await {
+        let text = format!("{error:#}");
+        // One that lasts is worth one line.
+        if last.as_ref() != Some(&text) {
+            tracing::warn!(error = text, "not ready; trying again");
+            last = Some(text);
+        }
+        sleep(LOAD_PAUSE.mul_f64(rand::random_range(0.8..=1.2))).await;
+    }
+    set_health(health, ServingStatus::Serving).await;
+    ready.send_replace(true);
+    tracing::info!("ready");
+}
+
+async fn load_once(store: &Store, catalog: &CatalogCache) -> anyhow::Result<()> {
+    let report = timeout(LOAD_TIMEOUT, store.prepare())
+        .await
+        .context("the store does not answer")??;
+    for table in &report.created {
+        tracing::info!(table, "made a table that did not exist");
+    }
+    for advice in &report.advice {
+        tracing::info!("{advice}");
+    }
+    catalog.refresh().await?;
+    Ok(())
+}
+
+/// The services that have a health of their own; the empty name stands for the server as a whole.
+const HEALTHY: [&str; 4] = [
+    "",
+    <ComponentServiceServer<Api> as NamedService>::NAME,
+    <EventServiceServer<Api> as NamedService>::NAME,
+    <FeedbackServiceServer<Api> as NamedService>::NAME,
+];
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in HEALTHY {
+        health.set_service_status(service, status).await;
+    }
+}
+
+fn routes(api: Api, health: HealthReporter) -> anyhow::Result<Routes> {
+    let health = tonic_health::server::HealthService::from_health_reporter(health);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let gzip = CompressionEncoding::Gzip;
+    let components = ComponentServiceServer::new(api.clone())
+        .accept_compressed(gzip)
+        .send_compressed(gzip)
+        .max_decoding_message_size(BATCH_BYTES_MAX);
+    let events = EventServiceServer::new(api.clone())
+        .accept_compressed(gzip)
+        .send_compressed(gzip)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let feedback = FeedbackServiceServer::new(api)
+        .accept_compressed(gzip)
+        .send_compressed(gzip)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    Ok(Routes::new(components)
+        .add_service(events)
+        .add_service(feedback)
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
+
+/// Everything that serving takes.
+struct Serving {
+    listener: TcpListener,
+    routes: Routes,
+    health: HealthReporter,
+    counters: Arc<Counters>,
+    shutdown: CancellationToken,
+}
+
+impl Serving {
+    /// Serves until shutdown, then drains: not serving, no new connections, streams end, calls have
+    /// until the time to drain is over.
+    async fn run(self, args: &ServerArgs) -> anyhow::Result<()> {
+        let close = CancellationToken::new();
+        let connections = listener::accept(
+            self.listener,
+            args.max_connections,
+            close.clone(),
+            self.counters.clone(),
+        );
+        let admit = AdmitLayer {
+            in_flight: Arc::new(Semaphore::new(args.max_calls)),
+            default_deadline: args.default_deadline,
+            counters: self.counters,
+        };
+        // The path names the call and nobody else; headers and messages stay out of the log.
+        let trace = TraceLayer::new_for_grpc()
+            .make_span_with(|request: &Request<Body>| {
+                tracing::span!(Level::DEBUG, "call", path = request.uri().path())
+            })
+            .on_failure(());
+        let streams_max = u32::try_from(args.max_calls + args.max_watches).unwrap_or(u32::MAX);
+        let health = self.health;
+        let stopping = self.shutdown.clone();
+        let draining = async move {
+            stopping.cancelled().await;
+            set_health(&health, ServingStatus::NotServing).await;
+            health
+        };
+        let (drained, drain) = oneshot::channel();
+        let serving = Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .max_concurrent_streams(streams_max)
+            .layer(trace)
+            .layer(admit)
+            .add_routes(self.routes)
+            .serve_with_incoming_shutdown(connections, async move {
+                // The other half waits below for as long as this server serves.
+                let _ = drained.send(draining.await);
+            });
+        let overdue = async move {
+            let Ok(mut health) = drain.await else {
+                return pending().await;
+            };
+            // Who watches health has been told; his stream would keep its connection open.
+            for service in HEALTHY {
+                health.clear_service_status(service).await;
+            }
+            sleep(args.drain).await;
+        };
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            served = &mut serving => return Ok(served?),
+            () = overdue => {}
+        }
+        tracing::warn!("closing connections that did not end in time");
+        close.cancel();
+        // Closing is reading an error: there is nothing to wait for but the scheduler.
+        let _ = timeout(CLOSE_TIMEOUT, serving).await;
+        Ok(())
+    }
+}

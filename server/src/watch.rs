@@ -1,0 +1,374 @@
+//! The newest state of each event, kept up to date by one upstream a replica and read by any number
+//! of callers. Keeps no history: a reader that is slow finds the newest state and nothing else.
+//!
+//! While a change feed is followed ([`upstream`]), states come from it and reads cost nothing. While
+//! none can be reached, reads ask the table, and the rows that are watched are polled.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use touchline_store::{
+    event::{EventState, Version},
+    ids::EventId,
+    position::Position,
+    tables::Store,
+};
+
+use crate::error::Error;
+
+pub mod upstream;
+
+/// States that are remembered; events beyond are read from the table.
+const NEWEST_MAX: usize = 100_000;
+/// Own writes that are remembered until the feed shows them.
+const WRITTEN_MAX: usize = 10_000;
+/// A write that the feed has not shown by then was overtaken by somebody else's.
+const WRITTEN_FOR: Duration = Duration::from_secs(5);
+/// One read of a row takes at most this long.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One state of an event, as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The state.
+    pub state: EventState,
+    /// Its version.
+    pub version: Version,
+    /// Where in the event's history it stands, where that is known.
+    pub position: Option<Position>,
+}
+
+impl Seen {
+    /// A state that was read from the table.
+    pub fn from_table(state: EventState) -> Self {
+        Self {
+            version: state.version(),
+            state,
+            position: None,
+        }
+    }
+
+    /// Whether nobody could tell the two states apart. Compared as text, which is how the change
+    /// feed carries attributes.
+    fn looks_like(&self, other: &EventState) -> bool {
+        let (one, other) = (&self.state, other);
+        one.contents == other.contents
+            && one.attributes.len() == other.attributes.len()
+            && one.attributes.iter().zip(&other.attributes).all(
+                |((name, value), (other_name, other_value))| {
+                    name == other_name && value.as_text() == other_value.as_text()
+                },
+            )
+    }
+}
+
+/// The events that this server knows of.
+#[derive(Debug)]
+pub struct Events {
+    store: Store,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Whether a change feed is followed and has shown every event that exists.
+    following: bool,
+    newest: HashMap<EventId, Arc<Seen>>,
+    watched: HashMap<EventId, Watched>,
+    /// Writes through this server that the feed has not shown yet.
+    written: HashMap<EventId, Written>,
+}
+
+/// The one-slot mailbox of all watchers of one event.
+#[derive(Debug)]
+struct Watched {
+    mailbox: Arc<watch::Sender<Observed>>,
+    /// How often it was filled: a read that began before the last time comes too late.
+    fillings: u64,
+}
+
+#[derive(Debug)]
+struct Written {
+    /// What was written; `None`: deleted.
+    state: Option<EventState>,
+    until: Instant,
+}
+
+#[derive(Debug, Clone)]
+enum Observed {
+    /// Nothing was seen since the first watcher came.
+    Nothing,
+    State(Arc<Seen>),
+    Ended,
+}
+
+/// A change as the feed tells it.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The event has this state.
+    State(Seen),
+    /// The event's row was deleted.
+    Ended(EventId),
+}
+
+impl Events {
+    /// Knows nothing yet.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// The newest state of an event: from the feed while one is followed, otherwise from the table.
+    pub async fn current(&self, event_id: &EventId) -> Result<Arc<Seen>, Error> {
+        if let Some(seen) = self.lock().trusted(event_id) {
+            return Ok(seen);
+        }
+        // An event that the feed has not shown may have been written a moment ago.
+        let state = self.read(event_id).await?;
+        state.map(Arc::new).ok_or(Error::EventNotFound)
+    }
+
+    /// Forgets what is known of an event that was written (or deleted: `None`) through this server,
+    /// so that its caller reads his own write.
+    pub async fn written(&self, event_id: &EventId, state: Option<EventState>) {
+        let poll = {
+            let mut inner = self.lock();
+            inner.newest.remove(event_id);
+            inner.remember_written(event_id, state);
+            !inner.following && inner.watched.contains_key(event_id)
+        };
+        if poll && let Err(error) = self.poll(event_id).await {
+            tracing::debug!(%error, "a written row cannot be read back; the next poll does");
+        }
+    }
+
+    /// Watches an event. Its first state is asked for with [`Watcher::first`].
+    pub fn watch(self: &Arc<Self>, event_id: &EventId) -> Watcher {
+        let mut inner = self.lock();
+        let watched = inner.watched.entry(event_id.clone()).or_insert_with(|| {
+            let mailbox = Arc::new(watch::Sender::new(Observed::Nothing));
+            Watched {
+                mailbox,
+                fillings: 0,
+            }
+        });
+        Watcher {
+            receiver: watched.mailbox.subscribe(),
+            mailbox: watched.mailbox.clone(),
+            event_id: event_id.clone(),
+            events: self.clone(),
+            last: None,
+        }
+    }
+
+    /// How many events are watched.
+    pub fn watched(&self) -> usize {
+        self.lock().watched.len()
+    }
+
+    /// Whether states come from a change feed.
+    pub fn following(&self) -> bool {
+        self.lock().following
+    }
+
+    /// Takes a change from the feed. One that is older than what is known is ignored.
+    fn apply(&self, change: Change) {
+        let mut inner = self.lock();
+        match change {
+            Change::Ended(event_id) => inner.end(&event_id),
+            Change::State(seen) => {
+                let known = inner.newest.get(&seen.state.event_id);
+                if known.is_some_and(|known| is_older(&seen, known)) {
+                    return;
+                }
+                inner.observe(Arc::new(seen));
+            }
+        }
+    }
+
+    /// The feed has shown every event that exists: those in `shown`. What is known beyond was
+    /// deleted meanwhile; where somebody watches, the table has the last word.
+    async fn caught_up(&self, shown: &HashSet<EventId>) {
+        let unsure: Vec<EventId> = {
+            let mut inner = self.lock();
+            inner.following = true;
+            inner.newest.retain(|event_id, _| shown.contains(event_id));
+            let watched = inner.watched.keys();
+            watched
+                .filter(|event_id| !shown.contains(*event_id))
+                .cloned()
+                .collect()
+        };
+        self.poll_all(unsure).await;
+    }
+
+    /// The feed is gone: from now on the table is asked.
+    fn lost(&self) {
+        self.lock().following = false;
+    }
+
+    /// Reads a watched row and tells its watchers, unless the feed told them meanwhile.
+    async fn poll(&self, event_id: &EventId) -> Result<(), Error> {
+        let fillings = |inner: &Inner| inner.watched.get(event_id).map(|watched| watched.fillings);
+        let before = fillings(&self.lock());
+        let state = self.read(event_id).await?;
+        let mut inner = self.lock();
+        if fillings(&inner) == before {
+            match state {
+                Some(seen) => inner.tell(&Arc::new(seen)),
+                None => inner.end(event_id),
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, event_id: &EventId) -> Result<Option<Seen>, Error> {
+        let state = timeout(READ_TIMEOUT, self.store.event(event_id))
+            .await
+            .map_err(|_| Error::DeadlineExceeded)??;
+        Ok(state.map(Seen::from_table))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // No code that holds the lock can panic half-way through a change.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Only positions of one epoch can be compared; anything else is taken as news.
+fn is_older(new: &Seen, known: &Seen) -> bool {
+    match (&new.position, &known.position) {
+        (Some(new), Some(known)) => known.is_after(new),
+        _ => false,
+    }
+}
+
+impl Inner {
+    /// What the feed says, where it can be trusted to be no older than a caller's own write.
+    fn trusted(&mut self, event_id: &EventId) -> Option<Arc<Seen>> {
+        if let Some(written) = self.written.get(event_id) {
+            if written.until > Instant::now() {
+                return None;
+            }
+            self.written.remove(event_id);
+        }
+        if !self.following {
+            return None;
+        }
+        self.newest.get(event_id).cloned()
+    }
+
+    fn observe(&mut self, seen: Arc<Seen>) {
+        let event_id = &seen.state.event_id;
+        let shown = self.written.get(event_id).is_some_and(|written| {
+            let written = written.state.as_ref();
+            written.is_some_and(|state| seen.looks_like(state))
+        });
+        if shown {
+            self.written.remove(event_id);
+        }
+        self.tell(&seen);
+        let known = self.newest.contains_key(event_id);
+        if known || self.newest.len() < NEWEST_MAX {
+            self.newest.insert(event_id.clone(), seen);
+        }
+    }
+
+    fn tell(&mut self, seen: &Arc<Seen>) {
+        if let Some(watched) = self.watched.get_mut(&seen.state.event_id) {
+            watched.fillings += 1;
+            watched.mailbox.send_replace(Observed::State(seen.clone()));
+        }
+    }
+
+    fn end(&mut self, event_id: &EventId) {
+        self.newest.remove(event_id);
+        let deleted = self
+            .written
+            .get(event_id)
+            .is_some_and(|written| written.state.is_none());
+        if deleted {
+            self.written.remove(event_id);
+        }
+        if let Some(watched) = self.watched.remove(event_id) {
+            watched.mailbox.send_replace(Observed::Ended);
+        }
+    }
+
+    fn remember_written(&mut self, event_id: &EventId, state: Option<EventState>) {
+        let now = Instant::now();
+        if self.written.len() >= WRITTEN_MAX {
+            self.written.retain(|_, written| written.until > now);
+        }
+        if self.written.len() < WRITTEN_MAX {
+            let until = now + WRITTEN_FOR;
+            let written = Written { state, until };
+            self.written.insert(event_id.clone(), written);
+        }
+    }
+}
+
+/// One watcher of one event.
+#[derive(Debug)]
+pub struct Watcher {
+    events: Arc<Events>,
+    event_id: EventId,
+    mailbox: Arc<watch::Sender<Observed>>,
+    receiver: watch::Receiver<Observed>,
+    /// What this watcher was given last.
+    last: Option<Arc<Seen>>,
+}
+
+impl Watcher {
+    /// The state as it is now; [`Error::EventNotFound`] when there is no row.
+    pub async fn first(&mut self) -> Result<Arc<Seen>, Error> {
+        // Marked as seen before the read: what comes while it is under way is news afterwards.
+        self.receiver.mark_unchanged();
+        let seen = self.events.current(&self.event_id).await?;
+        self.last = Some(seen.clone());
+        Ok(seen)
+    }
+
+    /// Waits for a state that looks different from the last one; `None` once the row was deleted.
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Option<Arc<Seen>> {
+        loop {
+            // The mailbox is held by this watcher too, so it cannot be closed.
+            self.receiver.changed().await.ok()?;
+            let observed = self.receiver.borrow_and_update().clone();
+            match observed {
+                Observed::Nothing => {}
+                Observed::Ended => return None,
+                Observed::State(seen) => {
+                    let last = self.last.as_ref();
+                    if !last.is_some_and(|last| last.looks_like(&seen.state)) {
+                        self.last = Some(seen.clone());
+                        return Some(seen);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let mut inner = self.events.lock();
+        let is_last = inner.watched.get(&self.event_id).is_some_and(|watched| {
+            // An event that ended and began again has a new mailbox, which is not this watcher's.
+            Arc::ptr_eq(&watched.mailbox, &self.mailbox) && self.mailbox.receiver_count() == 1
+        });
+        if is_last {
+            inner.watched.remove(&self.event_id);
+        }
+    }
+}
