@@ -1,1 +1,29 @@
-//! To be written.
+//! Touchline's push adapter: from the event table's stream to the fans' WebSocket connections.
+//!
+//! Invariant: it never imports the server; component sets come over gRPC. AWS types stay inside
+//! `connections::api_gateway`.
+//!
+//! In reading order:
+//! - [`config`], [`start`](mod@start): flags, and a process's life;
+//! - [`leader`]: the lease, the stream, the checkpoint, and what is pushed when;
+//! - [`change_feed`]: what the leader reads, for servers and other adapters to follow;
+//! - [`fanout`], [`messages`]: one change, from its audience to its messages;
+//! - [`connections`]: where messages are posted, in this process or at API Gateway;
+//! - [`routes`]: what a fan's messages do; shared with the Lambdas;
+//! - [`gateway`], [`management`]: the WebSocket front and its `/@connections`.
+
+pub mod change_feed;
+pub mod config;
+pub mod connections;
+mod convert;
+pub mod fanout;
+pub mod gateway;
+pub mod leader;
+pub mod management;
+pub mod messages;
+pub mod routes;
+pub mod start;
+
+pub use config::PushArgs;
+pub use fanout::Round;
+pub use start::{Running, start};

@@ -1,0 +1,465 @@
+//! The push adapter's flags. Everything is checked before the first socket is bound; nothing else
+//! in this crate reads the environment.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Parser as _;
+use tonic::transport::Endpoint;
+
+/// Why the flags cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A flag's value cannot be accepted.
+    #[error("{flag} {value}: {accepted}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be accepted.
+        accepted: String,
+    },
+    /// A listening address cannot be had.
+    #[error("{flag} {address} cannot be bound; {flag} takes another address")]
+    Bind {
+        /// The flag that moves it.
+        flag: &'static str,
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Which front holds the fans' connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Front {
+    /// This process is a WebSocket front; rows of other fronts are posted to their own endpoint
+    Local,
+    /// API Gateway holds the connections; this process has no front
+    ApiGateway,
+}
+
+/// Flags of the push adapter.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PushArgs {
+    /// Address of the change feed (gRPC), with health and reflection
+    #[arg(
+        long,
+        env = "TOUCHLINE_PUSH_LISTEN",
+        default_value = "127.0.0.1:50052",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+    /// URL under which others reach the change feed; written into the lease row [default: http://
+    /// and the address of --listen]
+    #[arg(long, env = "TOUCHLINE_PUSH_ADVERTISE", value_name = "URL")]
+    pub advertise: Option<String>,
+    /// gRPC URL of touchline-server, which gives the component sets
+    #[arg(
+        long,
+        env = "TOUCHLINE_SERVER",
+        default_value = "http://127.0.0.1:50051",
+        value_name = "URL"
+    )]
+    pub server: String,
+    /// Which front holds the fans' connections
+    #[arg(
+        long,
+        env = "TOUCHLINE_PUSH_CONNECTIONS",
+        value_enum,
+        default_value = "local",
+        value_name = "FRONT"
+    )]
+    pub connections: Front,
+    /// Where connections without an endpoint of their own are posted to, such as
+    /// https://{api}.execute-api.{region}.amazonaws.com/{stage}
+    #[arg(long, env = "TOUCHLINE_API_GATEWAY_ENDPOINT", value_name = "URL")]
+    pub api_gateway_endpoint: Option<String>,
+    /// Address of the fans' WebSocket front; the path is the stage
+    #[arg(
+        long,
+        env = "TOUCHLINE_FANS_LISTEN",
+        default_value = "127.0.0.1:8081",
+        value_name = "ADDRESS"
+    )]
+    pub fans_listen: SocketAddr,
+    /// Address of the front's management API, `/@connections`
+    #[arg(
+        long,
+        env = "TOUCHLINE_MANAGEMENT_LISTEN",
+        default_value = "127.0.0.1:8082",
+        value_name = "ADDRESS"
+    )]
+    pub management_listen: SocketAddr,
+    /// URL under which a leader elsewhere reaches the management API; written into session rows
+    /// [default: http://, the address of --management-listen, and the stage]
+    #[arg(long, env = "TOUCHLINE_MANAGEMENT_ADVERTISE", value_name = "URL")]
+    pub management_advertise: Option<String>,
+    /// Stage, the path of the fans' WebSocket URL
+    #[arg(
+        long,
+        env = "TOUCHLINE_STAGE",
+        default_value = "dev",
+        value_name = "NAME"
+    )]
+    pub stage: String,
+    /// Take the lease at once instead of watching whether its owner is alive: for a store that
+    /// belongs to this process alone
+    #[arg(long, env = "TOUCHLINE_SOLE_LEADER")]
+    pub sole_leader: bool,
+    /// Listen beyond this machine without authentication
+    #[arg(long, env = "TOUCHLINE_INSECURE")]
+    pub insecure: bool,
+    /// A leader whose lease does not move for this long has lost it; 500ms to 5m
+    #[arg(long, env = "TOUCHLINE_LEASE_DURATION", default_value = "2s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub lease_duration: Duration,
+    /// Pause between two readings of the stream while changes come; five times as long, and at most
+    /// 250ms, when none do. AWS allows 5 readings a second and shard, so 250ms is its minimum
+    #[arg(long, env = "TOUCHLINE_POLL_INTERVAL", default_value = "250ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub poll_interval: Duration,
+    /// Events that are fanned out at once; 1 to 1,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_EVENTS_AT_ONCE",
+        default_value_t = 8,
+        value_name = "N"
+    )]
+    pub events_at_once: usize,
+    /// Consumers a request to the server; 1 to 1,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_BATCH_CONSUMERS",
+        default_value_t = 500,
+        value_name = "N"
+    )]
+    pub batch_consumers: usize,
+    /// Requests to the server in flight for one event; 1 to 256
+    #[arg(
+        long,
+        env = "TOUCHLINE_BATCHES_AT_ONCE",
+        default_value_t = 8,
+        value_name = "N"
+    )]
+    pub batches_at_once: usize,
+    /// Posts to other fronts in flight, in all; 1 to 10,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_POSTS_AT_ONCE",
+        default_value_t = 256,
+        value_name = "N"
+    )]
+    pub posts_at_once: usize,
+    /// One push's time: what is not delivered by then is counted as failed and tried again with
+    /// longer pauses
+    #[arg(long, env = "TOUCHLINE_PUSH_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub push_deadline: Duration,
+    /// One request's time at the server
+    #[arg(long, env = "TOUCHLINE_SERVER_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub server_timeout: Duration,
+    /// One post's time; a leader stops posting this long before its lease ends
+    #[arg(long, env = "TOUCHLINE_POST_TIMEOUT", default_value = "1s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub post_timeout: Duration,
+    /// How long shutdown waits for work in flight
+    #[arg(long, env = "TOUCHLINE_DRAIN_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub drain_timeout: Duration,
+    /// Limits of the WebSocket front.
+    #[command(flatten)]
+    pub fans: FanLimits,
+}
+
+/// Limits of the WebSocket front.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FanLimits {
+    /// Fans' connections, in all
+    #[arg(
+        long,
+        env = "TOUCHLINE_FANS_MAX",
+        default_value_t = 20_000,
+        value_name = "N"
+    )]
+    pub fans_max: usize,
+    /// Fans' connections from one address
+    #[arg(
+        long,
+        env = "TOUCHLINE_FANS_PER_ADDRESS_MAX",
+        default_value_t = 10_000,
+        value_name = "N"
+    )]
+    pub fans_per_address_max: usize,
+    /// Messages a second that a fan may send, after a burst of five times as many
+    #[arg(
+        long,
+        env = "TOUCHLINE_FAN_MESSAGES_PER_SECOND",
+        default_value_t = 10,
+        value_name = "N"
+    )]
+    pub fan_messages_per_second: u32,
+    /// A fan who reads nothing for this long is closed
+    #[arg(long, env = "TOUCHLINE_FAN_WRITE_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub fan_write_deadline: Duration,
+    /// Time for the WebSocket handshake
+    #[arg(long, env = "TOUCHLINE_FAN_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub fan_handshake_timeout: Duration,
+    /// Pause between two pings to a fan
+    #[arg(long, env = "TOUCHLINE_FAN_PING_INTERVAL", default_value = "1m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub fan_ping_interval: Duration,
+    /// A connection without messages in either direction is closed after this (API Gateway: 10m)
+    #[arg(long, env = "TOUCHLINE_FAN_IDLE_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub fan_idle_timeout: Duration,
+    /// A connection is closed after this, whatever it does (API Gateway: 2h)
+    #[arg(long, env = "TOUCHLINE_FAN_LIFETIME_MAX", default_value = "2h", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub fan_lifetime_max: Duration,
+}
+
+impl Default for PushArgs {
+    /// The flags as they are when none is given.
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            push: PushArgs,
+        }
+        Alone::parse_from(["touchline-push"]).push
+    }
+}
+
+impl PushArgs {
+    /// Checks every flag; the error names the first that cannot be used.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_addresses()?;
+        url("--server", &self.server)?;
+        for (flag, value) in [
+            ("--advertise", &self.advertise),
+            ("--api-gateway-endpoint", &self.api_gateway_endpoint),
+            ("--management-advertise", &self.management_advertise),
+        ] {
+            if let Some(value) = value {
+                url(flag, value)?;
+            }
+        }
+        let plain =
+            |character: char| character.is_ascii_alphanumeric() || "-_$".contains(character);
+        if self.stage.is_empty() || self.stage.len() > 128 || !self.stage.chars().all(plain) {
+            return Err(invalid(
+                "--stage",
+                &self.stage,
+                "letters, digits, - and _ are accepted, at most 128",
+            ));
+        }
+        self.validate_numbers()?;
+        self.validate_durations()
+    }
+
+    fn validate_addresses(&self) -> Result<(), ConfigError> {
+        let mut addresses = vec![("--listen", self.listen)];
+        if self.connections == Front::Local {
+            addresses.push(("--fans-listen", self.fans_listen));
+            addresses.push(("--management-listen", self.management_listen));
+        }
+        for (flag, address) in addresses {
+            if !address.ip().is_loopback() && !self.insecure {
+                return Err(invalid(
+                    flag,
+                    &address.to_string(),
+                    "this listens beyond this machine without authentication; a loopback address \
+                     is accepted, or any with --insecure",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_numbers(&self) -> Result<(), ConfigError> {
+        for (flag, value, max) in [
+            ("--events-at-once", self.events_at_once, 1_000),
+            ("--batch-consumers", self.batch_consumers, 1_000),
+            ("--batches-at-once", self.batches_at_once, 256),
+            ("--posts-at-once", self.posts_at_once, 10_000),
+            ("--fans-max", self.fans.fans_max, 10_000_000),
+            (
+                "--fans-per-address-max",
+                self.fans.fans_per_address_max,
+                10_000_000,
+            ),
+            (
+                "--fan-messages-per-second",
+                self.fans.fan_messages_per_second as usize,
+                1_000_000,
+            ),
+        ] {
+            if value == 0 || value > max {
+                return Err(invalid(
+                    flag,
+                    &value.to_string(),
+                    &format!("1 to {max} are accepted"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_durations(&self) -> Result<(), ConfigError> {
+        let (millisecond, second, day) = (
+            Duration::from_millis(1),
+            Duration::from_secs(1),
+            Duration::from_secs(86_400),
+        );
+        for (flag, value, min, max) in [
+            (
+                "--lease-duration",
+                self.lease_duration,
+                second / 2,
+                second * 300,
+            ),
+            (
+                "--poll-interval",
+                self.poll_interval,
+                millisecond,
+                second * 10,
+            ),
+            (
+                "--push-deadline",
+                self.push_deadline,
+                millisecond,
+                second * 600,
+            ),
+            (
+                "--server-timeout",
+                self.server_timeout,
+                millisecond,
+                second * 600,
+            ),
+            (
+                "--post-timeout",
+                self.post_timeout,
+                millisecond,
+                second * 60,
+            ),
+            (
+                "--drain-timeout",
+                self.drain_timeout,
+                Duration::ZERO,
+                second * 600,
+            ),
+            (
+                "--fan-write-deadline",
+                self.fans.fan_write_deadline,
+                millisecond,
+                second * 600,
+            ),
+            (
+                "--fan-handshake-timeout",
+                self.fans.fan_handshake_timeout,
+                millisecond,
+                second * 600,
+            ),
+            (
+                "--fan-ping-interval",
+                self.fans.fan_ping_interval,
+                millisecond,
+                day,
+            ),
+            (
+                "--fan-idle-timeout",
+                self.fans.fan_idle_timeout,
+                millisecond,
+                day,
+            ),
+            (
+                "--fan-lifetime-max",
+                self.fans.fan_lifetime_max,
+                millisecond,
+                day,
+            ),
+        ] {
+            if value < min || value > max {
+                let accepted = format!(
+                    "{} to {} are accepted",
+                    humantime::format_duration(min),
+                    humantime::format_duration(max)
+                );
+                let value = humantime::format_duration(value).to_string();
+                return Err(invalid(flag, &value, &accepted));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn url(flag: &'static str, value: &str) -> Result<(), ConfigError> {
+    let accepted = "an http:// or https:// URL is accepted";
+    let scheme = value.starts_with("http://") || value.starts_with("https://");
+    match Endpoint::from_shared(value.to_owned()) {
+        Ok(endpoint) if scheme && endpoint.uri().host().is_some() => Ok(()),
+        Ok(_) | Err(_) => Err(invalid(flag, value, accepted)),
+    }
+}
+
+fn invalid(flag: &'static str, value: &str, accepted: &str) -> ConfigError {
+    ConfigError::Flag {
+        flag,
+        value: value.to_owned(),
+        accepted: accepted.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut PushArgs)) -> String {
+        let mut args = PushArgs::default();
+        change(&mut args);
+        args.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_accepted() {
+        PushArgs::default().validate().unwrap();
+    }
+
+    #[test]
+    fn listening_beyond_this_machine_needs_insecure() {
+        let beyond: SocketAddr = "0.0.0.0:8081".parse().unwrap();
+        for flag in ["--listen", "--fans-listen", "--management-listen"] {
+            let error = refused(|args| match flag {
+                "--listen" => args.listen = beyond,
+                "--fans-listen" => args.fans_listen = beyond,
+                _ => args.management_listen = beyond,
+            });
+            assert!(
+                error.starts_with(&format!("{flag} 0.0.0.0:8081")),
+                "{error}"
+            );
+            assert!(error.contains("--insecure"), "{error}");
+        }
+        let meant = PushArgs {
+            fans_listen: beyond,
+            insecure: true,
+            ..PushArgs::default()
+        };
+        meant.validate().unwrap();
+    }
+
+    #[test]
+    fn a_refused_value_is_named_with_its_flag_and_what_would_be_accepted() {
+        assert_eq!(
+            refused(|args| args.server = "localhost".to_owned()),
+            "--server localhost: an http:// or https:// URL is accepted"
+        );
+        assert_eq!(
+            refused(|args| args.batch_consumers = 1_001),
+            "--batch-consumers 1001: 1 to 1000 are accepted"
+        );
+        assert_eq!(
+            refused(|args| args.lease_duration = Duration::from_millis(1)),
+            "--lease-duration 1ms: 500ms to 5m are accepted"
+        );
+        assert_eq!(
+            refused(|args| args.stage = "a/b".to_owned()),
+            "--stage a/b: letters, digits, - and _ are accepted, at most 128"
+        );
+    }
+}

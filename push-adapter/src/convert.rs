@@ -1,0 +1,97 @@
+//! Domain values to and from the messages of `touchline.v1`. Decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use touchline_proto::v1 as proto;
+use touchline_store::{
+    change::{Change, ChangeKind},
+    event::{Attribute, EventState},
+    ids::{ContentId, EventId, InvalidId},
+    position::Position,
+};
+
+/// A state with its version and position.
+pub(crate) fn state_to_proto(
+    state: &EventState,
+    version: &str,
+    position: Option<&Position>,
+) -> proto::EventState {
+    proto::EventState {
+        event_id: state.event_id.as_str().to_owned(),
+        attributes: state
+            .attributes
+            .iter()
+            .map(|(name, attribute)| (name.clone(), attribute.as_text().to_owned()))
+            .collect(),
+        content_ids: state
+            .contents
+            .iter()
+            .map(|content| content.as_str().to_owned())
+            .collect(),
+        version: version.to_owned(),
+        position: position.map(position_to_proto),
+    }
+}
+
+/// One message of the feed.
+pub(crate) fn change_to_proto(change: &Change) -> proto::FollowResponse {
+    use proto::follow_response::Message;
+    let message = match &change.kind {
+        ChangeKind::Put(state) => Message::State(state_to_proto(
+            state,
+            state.version().as_str(),
+            change.position.as_ref(),
+        )),
+        ChangeKind::Removed => Message::Ended(proto::EventEnded {
+            event_id: change.event_id.as_str().to_owned(),
+            position: change.position.as_ref().map(position_to_proto),
+        }),
+    };
+    proto::FollowResponse {
+        message: Some(message),
+    }
+}
+
+/// A state from somebody else's feed. Attributes come as text, whatever they were.
+pub(crate) fn put_from_proto(state: proto::EventState) -> Result<Change, InvalidId> {
+    let event_id = EventId::new(&state.event_id)?;
+    let attributes: BTreeMap<_, _> = state
+        .attributes
+        .into_iter()
+        .map(|(name, text)| (name, Attribute::Text(text)))
+        .collect();
+    let contents: BTreeSet<_> = state
+        .content_ids
+        .iter()
+        .map(ContentId::new)
+        .collect::<Result<_, _>>()?;
+    Ok(Change {
+        event_id: event_id.clone(),
+        position: state.position.map(position_from_proto),
+        kind: ChangeKind::Put(EventState {
+            event_id,
+            attributes,
+            contents,
+        }),
+    })
+}
+
+/// The end of an event from somebody else's feed.
+pub(crate) fn ended_from_proto(ended: proto::EventEnded) -> Result<Change, InvalidId> {
+    Ok(Change {
+        event_id: EventId::new(&ended.event_id)?,
+        position: ended.position.map(position_from_proto),
+        kind: ChangeKind::Removed,
+    })
+}
+
+fn position_to_proto(position: &Position) -> proto::Position {
+    proto::Position {
+        epoch: position.epoch().to_owned(),
+        sequence: position.sequence().to_owned(),
+    }
+}
+
+fn position_from_proto(position: proto::Position) -> Position {
+    Position::new(position.epoch, &position.sequence)
+}

@@ -1,0 +1,227 @@
+//! One change, from its audience to its connections: page by page, batch by batch, each connection
+//! standing alone. Does not decide which change is worth it: that is the leader's.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Semaphore, broadcast};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_store::{
+    event::Version,
+    ids::{ContentId, EventId},
+    position::Position,
+    tables::Store,
+};
+
+pub mod backoff;
+pub mod components;
+mod walk;
+
+use backoff::Backoff;
+use components::{Components, Shown};
+
+use crate::connections::{Connections, Limits, delivery::measure};
+use walk::{Tally, Walk};
+
+/// How long a round's report waits for fans who read slowly.
+const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a finished fan-out came to.
+#[derive(Debug, Clone)]
+pub struct Round {
+    /// The event.
+    pub event_id: EventId,
+    /// Its version; empty when the event ended.
+    pub version: Version,
+    /// Where the change stands; `None` for a state that was read from the table.
+    pub position: Option<Position>,
+    /// Sessions that the change reaches.
+    pub audience: usize,
+    /// Messages that were taken by their front.
+    pub pushed: usize,
+    /// Connections that were gone; their rows were removed.
+    pub gone: usize,
+    /// Sessions that did not get it.
+    pub failed: usize,
+    /// Whether a newer state ended it early.
+    pub superseded: bool,
+    /// From the reading of the stream that gave the change to the last message: the last write to a
+    /// socket where this process is the front, the front's answer elsewhere.
+    pub change_to_last: Duration,
+}
+
+/// What is fanned out.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// A new state.
+    Push(Arc<Shown>),
+    /// The event's row was deleted.
+    End {
+        /// The event.
+        event_id: EventId,
+        /// Whom it reached.
+        contents: BTreeSet<ContentId>,
+        /// Where it ended.
+        position: Option<Position>,
+    },
+}
+
+impl Task {
+    /// The event.
+    pub fn event_id(&self) -> &EventId {
+        match self {
+            Self::Push(shown) => &shown.event_id,
+            Self::End { event_id, .. } => event_id,
+        }
+    }
+
+    /// Where the change stands.
+    pub fn position(&self) -> Option<&Position> {
+        match self {
+            Self::Push(shown) => shown.position.as_ref(),
+            Self::End { position, .. } => position.as_ref(),
+        }
+    }
+
+    fn contents(&self) -> &BTreeSet<ContentId> {
+        match self {
+            Self::Push(shown) => &shown.state.contents,
+            Self::End { contents, .. } => contents,
+        }
+    }
+
+    fn version(&self) -> Version {
+        match self {
+            Self::Push(shown) => shown.version.clone(),
+            Self::End { .. } => Version::from_text(""),
+        }
+    }
+}
+
+/// Limits of fanning out.
+#[derive(Debug, Clone)]
+pub struct FanOutOptions {
+    /// Events that are fanned out at once.
+    pub events_at_once: usize,
+    /// Consumers a request to the server.
+    pub batch_consumers: usize,
+    /// Requests to the server in flight for one event.
+    pub batches_at_once: usize,
+    /// Posts in flight for one batch.
+    pub posts_at_once: usize,
+    /// One push's time.
+    pub push_deadline: Duration,
+}
+
+/// Fans changes out.
+#[derive(Debug)]
+pub struct FanOut {
+    store: Store,
+    components: Components,
+    connections: Arc<dyn Connections>,
+    options: FanOutOptions,
+    events: Semaphore,
+    rounds: broadcast::Sender<Round>,
+    tracker: TaskTracker,
+}
+
+impl FanOut {
+    /// Reports each finished fan-out to `rounds`; what outlives a fan-out runs on `tracker`.
+    pub fn new(
+        store: Store,
+        components: Components,
+        connections: Arc<dyn Connections>,
+        options: FanOutOptions,
+        rounds: broadcast::Sender<Round>,
+        tracker: TaskTracker,
+    ) -> Self {
+        Self {
+            events: Semaphore::new(options.events_at_once),
+            store,
+            components,
+            connections,
+            options,
+            rounds,
+            tracker,
+        }
+    }
+
+    /// Fans out until every session that the change reaches was served or can never be, or until
+    /// something newer supersedes it. `observed` is when the change was read.
+    ///
+    /// A session is served once, however often the walk has to begin again. What is still open when
+    /// the push's deadline passes is reported as failed and tried again with longer pauses: no fan
+    /// ends behind because the server was away for longer than one push.
+    pub async fn reach(&self, task: &Task, observed: Instant, superseded: &CancellationToken) {
+        let mut walk = Walk::new(self, task);
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut deadline = Instant::now() + self.options.push_deadline;
+        let (mut mark, mut measurement) = measure(observed);
+        loop {
+            let limits = Limits {
+                deadline,
+                superseded: superseded.clone(),
+            };
+            let complete = tokio::select! {
+                biased;
+                () = superseded.cancelled() => false,
+                // A walk that waits for its turn has begun nothing yet.
+                Ok(_turn) = self.events.acquire() => walk.run(&limits, &mark).await,
+            };
+            let over = superseded.is_cancelled();
+            let late = Instant::now() >= deadline;
+            if complete || over || late {
+                drop(mark);
+                let tally = walk.tally.take();
+                self.report(task, &tally, over && !complete, measurement);
+                if complete || over {
+                    return;
+                }
+                deadline = Instant::now() + self.options.push_deadline;
+                (mark, measurement) = measure(observed);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.pause()) => {}
+                () = superseded.cancelled() => {}
+            }
+        }
+    }
+
+    fn report(
+        &self,
+        task: &Task,
+        tally: &Tally,
+        superseded: bool,
+        measurement: crate::connections::delivery::Measurement,
+    ) {
+        let mut round = Round {
+            event_id: task.event_id().clone(),
+            version: task.version(),
+            position: task.position().cloned(),
+            audience: tally.audience(),
+            pushed: tally.pushed(),
+            gone: tally.gone(),
+            failed: tally.failed(),
+            superseded,
+            change_to_last: Duration::ZERO,
+        };
+        let rounds = self.rounds.clone();
+        self.tracker.spawn(async move {
+            round.change_to_last = measurement.last(REPORT_PATIENCE).await;
+            tracing::debug!(
+                audience = round.audience,
+                pushed = round.pushed,
+                gone = round.gone,
+                failed = round.failed,
+                superseded = round.superseded,
+                change_to_last_ms = round.change_to_last.as_millis(),
+                "fanned out"
+            );
+            // Nobody has to listen.
+            let _ = rounds.send(round);
+        });
+    }
+}

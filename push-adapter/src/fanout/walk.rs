@@ -1,0 +1,350 @@
+//! One walk over an event's audience. Keeps which sessions were served, so that a walk which has to
+//! begin again serves nobody twice; decides nothing about when that is.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use touchline_store::{
+    ids::ConsumerId,
+    session::{Protocol, Session},
+    sessions::AudiencePage,
+};
+
+use super::{
+    FanOut, Task,
+    backoff::Backoff,
+    components::{Shown, passes},
+};
+use crate::{
+    connections::{Frame, Limits, PostError, StateOf, delivery::Mark},
+    messages,
+};
+
+/// Counts of one round.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    audience: AtomicUsize,
+    pushed: AtomicUsize,
+    gone: AtomicUsize,
+    /// Failed for good.
+    failed: AtomicUsize,
+    /// Failed in the last walk, and can be tried again.
+    open: AtomicUsize,
+}
+
+impl Tally {
+    pub(super) fn audience(&self) -> usize {
+        self.audience.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn pushed(&self) -> usize {
+        self.pushed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn gone(&self) -> usize {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn failed(&self) -> usize {
+        self.failed.load(Ordering::Relaxed) + self.open.load(Ordering::Relaxed)
+    }
+
+    /// The counts so far; counting starts anew.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+}
+
+/// A walk over the audience of one change.
+pub(super) struct Walk<'a> {
+    fan_out: &'a FanOut,
+    task: &'a Task,
+    pub(super) tally: Tally,
+    /// Hashes of the sessions that were served, or are being served.
+    claimed: Mutex<HashSet<u64>>,
+    hasher: RandomState,
+    /// Something failed that can be tried again.
+    open: AtomicBool,
+}
+
+/// Sessions by consumer: one question to the server.
+type Batch = Vec<(ConsumerId, Vec<Session>)>;
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(fan_out: &'a FanOut, task: &'a Task) -> Self {
+        Self {
+            fan_out,
+            task,
+            tally: Tally::default(),
+            claimed: Mutex::default(),
+            hasher: RandomState::new(),
+            open: AtomicBool::new(false),
+        }
+    }
+
+    /// Walks the audience once and serves who was not served yet. Says whether nobody is left.
+    pub(super) async fn run(&self, limits: &Limits, mark: &Mark) -> bool {
+        self.open.store(false, Ordering::Relaxed);
+        self.tally.open.store(0, Ordering::Relaxed);
+        let batches = self
+            .fan_out
+            .store
+            .audience(self.task.contents())
+            .take_until(limits.superseded.cancelled())
+            .flat_map(|page| {
+                let batches = match page {
+                    Ok(page) => self.batches(page),
+                    Err(error) => {
+                        tracing::warn!(%error, "a page of an audience could not be read");
+                        self.open.store(true, Ordering::Relaxed);
+                        Vec::new()
+                    }
+                };
+                stream::iter(batches)
+            });
+        batches
+            .for_each_concurrent(self.fan_out.options.batches_at_once, |batch| async move {
+                match self.task {
+                    Task::Push(shown) => self.serve(shown, batch, limits, mark).await,
+                    Task::End { .. } => self.end(batch, limits, mark).await,
+                }
+            })
+            .await;
+        !self.open.load(Ordering::Relaxed) && !limits.superseded.is_cancelled()
+    }
+
+    /// The sessions of a page that nobody has served yet, in questions to the server.
+    fn batches(&self, page: AudiencePage) -> Vec<Batch> {
+        let ended = matches!(self.task, Task::End { .. });
+        let mut claimed = self.claimed();
+        let mut sessions: Vec<_> = page
+            .sessions
+            .into_iter()
+            // The prototype's fans are told nothing when an event ends.
+            .filter(|session| !ended || session.protocol == Protocol::V2)
+            .filter(|session| claimed.insert(self.hasher.hash_one(&session.connection_id)))
+            .collect();
+        drop(claimed);
+        self.tally
+            .audience
+            .fetch_add(sessions.len(), Ordering::Relaxed);
+        sessions.sort_by(|a, b| a.consumer_id.cmp(&b.consumer_id));
+        let mut batches: Vec<Batch> = Vec::new();
+        for session in sessions {
+            let full = self.fan_out.options.batch_consumers;
+            match batches.last_mut() {
+                Some(batch)
+                    if batch
+                        .last()
+                        .is_some_and(|(consumer, _)| *consumer == session.consumer_id) =>
+                {
+                    let (_, sessions) = batch.last_mut().expect("the guard looked at it");
+                    sessions.push(session);
+                }
+                Some(batch) if batch.len() < full => {
+                    batch.push((session.consumer_id.clone(), vec![session]));
+                }
+                _ => batches.push(vec![(session.consumer_id.clone(), vec![session])]),
+            }
+        }
+        batches
+    }
+
+    /// Asks for a batch until each consumer is answered, and posts as the answers come.
+    async fn serve(
+        &self,
+        shown: &std::sync::Arc<Shown>,
+        mut batch: Batch,
+        limits: &Limits,
+        mark: &Mark,
+    ) {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            self.ask_and_post(shown, &mut batch, limits, mark).await;
+            if batch.is_empty() || limits.superseded.is_cancelled() {
+                return;
+            }
+            let pause = backoff.pause();
+            if Instant::now() + pause >= limits.deadline {
+                self.leave_open(batch.iter().flat_map(|(_, sessions)| sessions));
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = limits.superseded.cancelled() => return,
+            }
+        }
+    }
+
+    /// One question. Who is answered for good leaves the batch.
+    async fn ask_and_post(
+        &self,
+        shown: &std::sync::Arc<Shown>,
+        batch: &mut Batch,
+        limits: &Limits,
+        mark: &Mark,
+    ) {
+        let consumers: Vec<_> = batch.iter().map(|(consumer, _)| consumer.clone()).collect();
+        // Asking stops at once when something newer comes; posts that are under way are finished.
+        let ask = self
+            .fan_out
+            .components
+            .ask(shown, &consumers, limits.deadline);
+        let answers = tokio::select! {
+            answers = ask => answers,
+            () = limits.superseded.cancelled() => return,
+        };
+        let mut answers = match answers {
+            Ok(answers) => answers,
+            Err(status) => return self.not_answered(batch, &status),
+        };
+        loop {
+            let part = tokio::select! {
+                part = answers.next() => part,
+                () = limits.superseded.cancelled() => return,
+            };
+            let part = match part {
+                Ok(Some(part)) => part,
+                Ok(None) => break,
+                Err(status) => {
+                    self.not_answered(batch, &status);
+                    break;
+                }
+            };
+            let mut posts = Vec::new();
+            for answer in part {
+                let Some((_, sessions)) = batch.get_mut(answer.index) else {
+                    continue;
+                };
+                match answer.set {
+                    Ok((set, recommendation_id)) => {
+                        for session in std::mem::take(sessions) {
+                            let text = set.message(session.protocol, &recommendation_id);
+                            posts.push((session, text));
+                        }
+                    }
+                    Err(status) if passes(&status) => {}
+                    Err(status) => {
+                        tracing::debug!(%status, "a consumer has no answer");
+                        let sessions = std::mem::take(sessions);
+                        self.tally
+                            .failed
+                            .fetch_add(sessions.len(), Ordering::Relaxed);
+                    }
+                }
+            }
+            self.post(posts, limits, mark).await;
+        }
+        batch.retain(|(_, sessions)| !sessions.is_empty());
+    }
+
+    /// A whole question failed. One that can never succeed is given up.
+    fn not_answered(&self, batch: &mut Batch, status: &tonic::Status) {
+        if passes(status) {
+            tracing::debug!(%status, "the server did not answer");
+            return;
+        }
+        tracing::error!(%status, "the server refuses a batch");
+        let sessions = batch
+            .drain(..)
+            .map(|(_, sessions)| sessions.len())
+            .sum::<usize>();
+        self.tally.failed.fetch_add(sessions, Ordering::Relaxed);
+    }
+
+    async fn end(&self, batch: Batch, limits: &Limits, mark: &Mark) {
+        let text = messages::ended(self.task.event_id());
+        let posts = batch
+            .into_iter()
+            .flat_map(|(_, sessions)| sessions)
+            .map(|session| (session, text.clone()))
+            .collect();
+        self.post(posts, limits, mark).await;
+    }
+
+    async fn post(
+        &self,
+        posts: Vec<(Session, tokio_tungstenite::tungstenite::Utf8Bytes)>,
+        limits: &Limits,
+        mark: &Mark,
+    ) {
+        let at_once = self.fan_out.options.posts_at_once;
+        stream::iter(posts)
+            .for_each_concurrent(at_once, |(session, text)| async move {
+                let of = StateOf {
+                    event_id: self.task.event_id().clone(),
+                    consumer_id: session.consumer_id.clone(),
+                    position: self.task.position().cloned(),
+                    answers: false,
+                };
+                let frame = Frame::state(text, of).measured(mark.clone());
+                let posted = self
+                    .fan_out
+                    .connections
+                    .post(
+                        &session.connection_id,
+                        session.endpoint.as_deref(),
+                        frame,
+                        limits,
+                    )
+                    .await;
+                self.count(&session, posted).await;
+            })
+            .await;
+    }
+
+    async fn count(&self, session: &Session, posted: Result<(), PostError>) {
+        let count = |counter: &AtomicUsize| counter.fetch_add(1, Ordering::Relaxed);
+        match posted {
+            Ok(()) => {
+                count(&self.tally.pushed);
+            }
+            Err(PostError::Gone) => {
+                count(&self.tally.gone);
+                // A row that stays is met again by the next change, or goes by its TTL.
+                if let Err(error) = self
+                    .fan_out
+                    .store
+                    .close_session(&session.connection_id)
+                    .await
+                {
+                    tracing::debug!(%error, "a gone session could not be removed");
+                }
+            }
+            Err(PostError::Superseded) => {}
+            Err(PostError::Throttled) => self.leave_open(std::iter::once(session)),
+            Err(error @ (PostError::Full | PostError::Refused(_) | PostError::Unavailable(_))) => {
+                tracing::debug!(%error, "a message was not taken");
+                count(&self.tally.failed);
+            }
+        }
+    }
+
+    /// These were not served and can be tried again.
+    fn leave_open<'s>(&self, sessions: impl Iterator<Item = &'s Session>) {
+        let mut claimed = self.claimed();
+        let mut left = 0;
+        for session in sessions {
+            claimed.remove(&self.hasher.hash_one(&session.connection_id));
+            left += 1;
+        }
+        drop(claimed);
+        self.open.store(true, Ordering::Relaxed);
+        self.tally.open.fetch_add(left, Ordering::Relaxed);
+        // They are counted again by the walk that finds them again.
+        self.tally.audience.fetch_sub(left, Ordering::Relaxed);
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, HashSet<u64>> {
+        // No code that holds the lock can panic half-way through a change.
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

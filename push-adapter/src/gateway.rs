@@ -1,0 +1,300 @@
+//! The WebSocket front: accepts fans and speaks API Gateway's protocol to them. What their messages
+//! do is in `routes`; what they are sent is put into their mailboxes by others.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async_with_config,
+    tungstenite::{
+        handshake::server::{ErrorResponse, Request, Response},
+        protocol::WebSocketConfig,
+    },
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_store::{ids::ConnectionId, tables::Store};
+
+use crate::{
+    config::FanLimits,
+    connections::local::{Connection, Local},
+    fanout::components::Components,
+    leader::Feeds,
+    management::MESSAGE_BYTES_MAX,
+};
+
+mod conversation;
+mod rate;
+mod registered;
+
+/// Largest frame that a fan may send (API Gateway quotas: WebSocket frame size 32 KB).
+const FRAME_BYTES_MAX: usize = 32 << 10;
+
+/// What waits in user space for one socket; beyond, the fan does not read.
+const WRITE_BUFFER_BYTES_MAX: usize = 512 << 10;
+
+/// Read at once from one socket. Fans say little, so ten thousand of them take 40 MB at most.
+const READ_BUFFER_BYTES: usize = 4 << 10;
+
+/// Everything that the front needs.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The tables.
+    pub store: Store,
+    /// The open connections.
+    pub local: Arc<Local>,
+    /// The newest states.
+    pub feeds: Feeds,
+    /// Who gives component sets.
+    pub components: Components,
+    /// The path that fans connect to.
+    pub stage: String,
+    /// Where others post to connections of this front.
+    pub endpoint: String,
+    /// Its limits.
+    pub limits: FanLimits,
+    addresses: Addresses,
+}
+
+impl Gateway {
+    /// A front without connections.
+    pub fn new(
+        store: Store,
+        local: Arc<Local>,
+        feeds: Feeds,
+        components: Components,
+        (stage, endpoint): (String, String),
+        limits: FanLimits,
+    ) -> Self {
+        Self {
+            addresses: Addresses {
+                total_max: limits.fans_max,
+                each_max: limits.fans_per_address_max,
+                open: Mutex::default(),
+            },
+            store,
+            local,
+            feeds,
+            components,
+            stage,
+            endpoint,
+            limits,
+        }
+    }
+}
+
+/// Accepts fans until `stopping`, then closes them all and waits for them, `drain` at most.
+pub async fn serve(
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    stopping: CancellationToken,
+    drain: Duration,
+) {
+    let fans = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Mostly too many open files: what is open goes on, and some of it will end.
+                tracing::warn!(%error, "a fan could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Some(place) = Place::take(&gateway, address.ip()) else {
+            refuse(&stream);
+            continue;
+        };
+        let (gateway, stopping) = (gateway.clone(), stopping.clone());
+        fans.spawn(async move {
+            fan(gateway, stream, address, stopping).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    fans.close();
+    let open = fans.len();
+    if tokio::time::timeout(drain, fans.wait()).await.is_err() {
+        tracing::warn!(open, left = fans.len(), "fans were not closed in time");
+    }
+}
+
+async fn fan(
+    gateway: Arc<Gateway>,
+    stream: TcpStream,
+    address: SocketAddr,
+    stopping: CancellationToken,
+) {
+    // Each message is written at once, so waiting to fill a segment only costs time.
+    let _ = stream.set_nodelay(true);
+    let shaking = shake_hands(&gateway, stream);
+    let shaken = tokio::select! {
+        () = stopping.cancelled() => return,
+        shaken = tokio::time::timeout(gateway.limits.fan_handshake_timeout, shaking) => shaken,
+    };
+    let Ok(Some((socket, user_agent))) = shaken else {
+        return;
+    };
+    let connection = Arc::new(Connection::new(connection_id(), address.ip(), user_agent));
+    // Known before its row can be read, so that no message finds it gone.
+    gateway.local.insert(connection.clone());
+    conversation::hold(&gateway, socket, &connection, &stopping).await;
+}
+
+type Shaken = (WebSocketStream<TcpStream>, Option<String>);
+
+async fn shake_hands(gateway: &Gateway, stream: TcpStream) -> Option<Shaken> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(READ_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX));
+    let mut user_agent = None;
+    #[expect(
+        clippy::result_large_err,
+        reason = "the signature is the WebSocket library's"
+    )]
+    let check = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
+        let path = request.uri().path().trim_matches('/');
+        if path != gateway.stage {
+            return Err(forbidden());
+        }
+        user_agent = request
+            .headers()
+            .get("user-agent")
+            .and_then(|agent| agent.to_str().ok())
+            .map(|agent| agent.chars().take(256).collect());
+        Ok(response)
+    };
+    match accept_hdr_async_with_config(stream, check, Some(config)).await {
+        Ok(socket) => Some((socket, user_agent)),
+        Err(error) => {
+            tracing::debug!(%error, "a handshake failed");
+            None
+        }
+    }
+}
+
+/// What API Gateway answers where there is no such stage.
+fn forbidden() -> ErrorResponse {
+    let body = r#"{"message":"Forbidden"}"#;
+    Response::builder()
+        .status(403)
+        .header("content-type", "application/json")
+        .header("content-length", body.len())
+        .header("connection", "close")
+        .body(Some(body.to_owned()))
+        .expect("the parts are valid")
+}
+
+/// An id in API Gateway's shape: 11 random bytes in base64.
+fn connection_id() -> ConnectionId {
+    let id = URL_SAFE.encode(rand::random::<[u8; 11]>());
+    ConnectionId::new(id).expect("16 characters are an id")
+}
+
+/// Tells a fan for whom there is no place, without waiting for anything.
+fn refuse(stream: &TcpStream) {
+    let answer = "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    // A fan who does not take it learns by the closed connection.
+    let _ = stream.try_write(answer.as_bytes());
+}
+
+/// How many fans each address has.
+#[derive(Debug)]
+struct Addresses {
+    total_max: usize,
+    each_max: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Addresses {
+    fn take(&self, address: IpAddr) -> bool {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_address = open.by_address.get(&address).copied().unwrap_or(0);
+        if open.total >= self.total_max || of_address >= self.each_max {
+            return false;
+        }
+        open.total += 1;
+        open.by_address.insert(address, of_address + 1);
+        true
+    }
+
+    fn give_back(&self, address: IpAddr) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.total = open.total.saturating_sub(1);
+        if let Some(of_address) = open.by_address.get_mut(&address) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                open.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+/// One fan's place among the open connections, given back on drop.
+struct Place {
+    gateway: Arc<Gateway>,
+    address: IpAddr,
+}
+
+impl Place {
+    fn take(gateway: &Arc<Gateway>, address: IpAddr) -> Option<Self> {
+        gateway.addresses.take(address).then(|| Self {
+            gateway: gateway.clone(),
+            address,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gateway.addresses.give_back(self.address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_ids_have_api_gateways_shape() {
+        let (one, other) = (connection_id(), connection_id());
+        assert_ne!(one, other);
+        assert_eq!(one.as_str().len(), 16);
+        assert!(one.as_str().ends_with('='));
+    }
+
+    #[test]
+    fn places_are_limited_in_all_and_by_address_and_are_given_back() {
+        let addresses = Addresses {
+            total_max: 3,
+            each_max: 2,
+            open: Mutex::default(),
+        };
+        let [one, other] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+        assert!(addresses.take(one) && addresses.take(one));
+        assert!(!addresses.take(one), "two from one address are the limit");
+        assert!(addresses.take(other));
+        assert!(!addresses.take(other), "three in all are the limit");
+        addresses.give_back(one);
+        assert!(addresses.take(other));
+    }
+}

@@ -1,0 +1,212 @@
+//! What a fan's connecting, registering and leaving do to the session table, and what the fan is
+//! told: plain functions over the store, for the gateway here and for Lambdas. They never post
+//! themselves.
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use touchline_store::{
+    Error,
+    ids::ConnectionId,
+    session::{Protocol, Registration},
+    tables::Store,
+};
+
+use crate::messages;
+
+pub mod registration;
+
+use registration::{Refused, Registering};
+
+/// What the prototype's handlers return. Each body is itself JSON-encoded, quotes included.
+const PROCESSED: &str = "\"successfully processed client message...\"";
+const DEFAULT: &str = "\"successfully handled default route\"";
+const DISCONNECTED: &str = "\"successfully deleted session on disconnect\"";
+
+/// What a route came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// HTTP status of the integration's answer.
+    pub status: u16,
+    /// Its body. No route has a response, so it reaches nobody.
+    pub body: String,
+    /// What is posted to the connection.
+    pub post: Option<Utf8Bytes>,
+    /// The registration that is stored now.
+    pub registered: Option<Registering>,
+}
+
+/// The route that a message selects by `$request.body.action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// `sendmessage`.
+    SendMessage,
+    /// `$default`: not JSON, no object, or no known action.
+    Default,
+}
+
+/// Selects the route of a message.
+pub fn select(body: &str) -> Route {
+    let Ok(serde_json::Value::Object(object)) = serde_json::from_str(body) else {
+        return Route::Default;
+    };
+    match object.get("action").and_then(serde_json::Value::as_str) {
+        Some("sendmessage") => Route::SendMessage,
+        Some(_) | None => Route::Default,
+    }
+}
+
+/// `$connect`: writes the session's row. `endpoint` is where messages for it are posted.
+pub async fn connect(store: &Store, connection: &ConnectionId, endpoint: &str) -> Outcome {
+    match store.open_session(connection, endpoint).await {
+        Ok(()) => done(PROCESSED, None),
+        Err(error) => {
+            tracing::warn!(%error, "a session could not be opened");
+            failed(None)
+        }
+    }
+}
+
+/// `sendmessage`: registers the fan. On an error nothing is stored, and the fan is told why.
+pub async fn sendmessage(
+    store: &Store,
+    connection: &ConnectionId,
+    request_id: &str,
+    body: &str,
+) -> Outcome {
+    let registering = match registration::parse(body) {
+        Ok(registering) => registering,
+        Err(refused) => return refuse(connection, request_id, &refused),
+    };
+    match register(store, connection, &registering.registration).await {
+        Ok(()) => Outcome {
+            registered: Some(registering),
+            ..done(PROCESSED, Some(messages::REGISTERED.into()))
+        },
+        Err((status, refused)) => Outcome {
+            status,
+            ..refuse(connection, request_id, &refused)
+        },
+    }
+}
+
+/// `$default`: tells the fan which key to use.
+pub fn default() -> Outcome {
+    done(DEFAULT, Some(messages::DEFAULT_ROUTE.into()))
+}
+
+/// `$disconnect`: deletes the session's row; an unknown id is fine.
+pub async fn disconnect(store: &Store, connection: &ConnectionId) -> Outcome {
+    match store.close_session(connection).await {
+        Ok(()) => done(DISCONNECTED, None),
+        Err(error) => {
+            tracing::debug!(%error, "a session could not be closed");
+            failed(None)
+        }
+    }
+}
+
+async fn register(
+    store: &Store,
+    connection: &ConnectionId,
+    registration: &Registration,
+) -> Result<(), (u16, Refused)> {
+    let Err(error) = store.register_session(connection, registration).await else {
+        return Ok(());
+    };
+    let (status, code, message) = match &error {
+        Error::Conflict(_) => (410, "gone", "this session is closed; connect again"),
+        Error::Invalid { .. } => (400, "invalid", "the registration cannot be stored"),
+        Error::Throttled(_) | Error::Unavailable(_) | Error::Misconfigured { .. } => {
+            tracing::warn!(%error, "a registration could not be stored");
+            (
+                500,
+                "unavailable",
+                "the registration could not be stored; send it again",
+            )
+        }
+    };
+    let refused = Refused {
+        protocol: registration.protocol,
+        code,
+        message: message.to_owned(),
+    };
+    Err((status, refused))
+}
+
+fn refuse(connection: &ConnectionId, request_id: &str, refused: &Refused) -> Outcome {
+    let text = match refused.protocol {
+        Protocol::V1 => {
+            messages::api_gateway_error(&refused.message, connection.as_str(), request_id)
+        }
+        Protocol::V2 => messages::error(refused.code, &refused.message),
+    };
+    Outcome {
+        status: 400,
+        body: text.to_string(),
+        post: Some(text),
+        registered: None,
+    }
+}
+
+fn done(body: &str, post: Option<Utf8Bytes>) -> Outcome {
+    Outcome {
+        status: 200,
+        body: body.to_owned(),
+        post,
+        registered: None,
+    }
+}
+
+fn failed(post: Option<Utf8Bytes>) -> Outcome {
+    Outcome {
+        status: 500,
+        body: "\"the session table is not available\"".to_owned(),
+        post,
+        registered: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_known_action_of_a_json_object_selects_a_route() {
+        assert_eq!(select(r#"{"action":"sendmessage"}"#), Route::SendMessage);
+        assert_eq!(
+            select(r#"{"action":"sendmess\u0061ge"}"#),
+            Route::SendMessage
+        );
+        for body in [
+            "",
+            "hello",
+            "null",
+            "7",
+            "[]",
+            r#"["sendmessage"]"#,
+            "{}",
+            r#"{"action":null}"#,
+            r#"{"action":7}"#,
+            r#"{"action":"$connect"}"#,
+            r#"{"action":"SendMessage"}"#,
+        ] {
+            assert_eq!(select(body), Route::Default, "{body}");
+        }
+        let deep = format!(
+            r#"{{"action":"sendmessage","x":{}1{}}}"#,
+            "[".repeat(9_999),
+            "]".repeat(9_999)
+        );
+        assert_eq!(select(&deep), Route::Default);
+    }
+
+    #[test]
+    fn the_default_route_answers_the_prototypes_text_quotes_included() {
+        let outcome = default();
+        assert_eq!(outcome.status, 200);
+        assert_eq!(outcome.body, "\"successfully handled default route\"");
+        assert_eq!(
+            outcome.post.unwrap().as_str(),
+            "\"this is default route. please use right action key\""
+        );
+    }
+}

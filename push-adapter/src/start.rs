@@ -1,0 +1,249 @@
+//! A push adapter's life: check the flags, bind, lead or stand by, drain, end. Knows how the parts
+//! are put together and nothing of what they do.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_store::{feed::Feed, tables::Store};
+
+use crate::{
+    change_feed,
+    config::{ConfigError, Front, PushArgs},
+    connections::{
+        Connections, Fronts,
+        api_gateway::{ApiGateway, ApiGatewayOptions},
+        local::Local,
+    },
+    fanout::{FanOut, FanOutOptions, Round, components::Components},
+    gateway::{self, Gateway},
+    leader::{self, Counts, Feeds, Leader, LeaderOptions},
+    management,
+};
+
+/// Rounds that a slow listener can be behind.
+const ROUNDS: usize = 1_024;
+
+/// A running push adapter.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the change feed is served.
+    pub grpc_address: SocketAddr,
+    /// Where fans connect, if this process is a front.
+    pub fans_address: Option<SocketAddr>,
+    /// Where `/@connections` is served, if this process is a front.
+    pub management_address: Option<SocketAddr>,
+    rounds: broadcast::Sender<Round>,
+    feeds: Feeds,
+    counts: Arc<Counts>,
+    local: Option<Arc<Local>>,
+    tracker: TaskTracker,
+}
+
+impl Running {
+    /// Each finished fan-out from now on. Whoever listens too slowly misses the oldest.
+    pub fn rounds(&self) -> broadcast::Receiver<Round> {
+        self.rounds.subscribe()
+    }
+
+    /// What the leader has counted.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How many fans are connected to this process.
+    pub fn fans(&self) -> usize {
+        self.local.as_ref().map_or(0, |local| local.count())
+    }
+
+    /// The feed while this process leads; `None` while it does not.
+    pub fn led(&self) -> watch::Receiver<Option<Arc<Feed>>> {
+        self.feeds.led.clone()
+    }
+
+    /// Waits until all has ended after shutdown began.
+    pub async fn stopped(self) -> anyhow::Result<()> {
+        self.tracker.wait().await;
+        Ok(())
+    }
+}
+
+struct FrontListeners {
+    fans: TcpListener,
+    management: TcpListener,
+}
+
+/// Checks the flags, binds every socket, and runs until `shutdown`.
+///
+/// # Errors
+/// A flag that cannot be used or an address that cannot be had, named with its flag.
+pub async fn start(
+    args: PushArgs,
+    store: Store,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Running> {
+    args.validate()?;
+    let components = Components::new(&args.server, args.server_timeout)?;
+    let grpc = bind("--listen", args.listen).await?;
+    let grpc_address = grpc.local_addr().context("the listener has no address")?;
+    let front = match args.connections {
+        Front::Local => Some(FrontListeners {
+            fans: bind("--fans-listen", args.fans_listen).await?,
+            management: bind("--management-listen", args.management_listen).await?,
+        }),
+        Front::ApiGateway => None,
+    };
+    let address = |listener: &TcpListener| listener.local_addr();
+    let fans_address = front
+        .as_ref()
+        .map(|front| address(&front.fans))
+        .transpose()?;
+    let management_address = front
+        .as_ref()
+        .map(|front| address(&front.management))
+        .transpose()?;
+    let own = management_address.map(|address| {
+        let endpoint = args
+            .management_advertise
+            .clone()
+            .unwrap_or_else(|| format!("http://{address}/{}", args.stage));
+        (endpoint, Arc::new(Local::default()))
+    });
+
+    let tracker = TaskTracker::new();
+    let (rounds, _) = broadcast::channel(ROUNDS);
+    let led = watch::Sender::new(None);
+    let fan_out = fan_out(&args, &store, &components, own.clone(), &rounds, &tracker);
+    let leader = Arc::new(Leader {
+        store: store.clone(),
+        fan_out: Arc::new(fan_out),
+        led,
+        followed: watch::Sender::new(None),
+        options: leader_options(&args, grpc_address),
+        counts: Arc::default(),
+    });
+    let running = Running {
+        grpc_address,
+        fans_address,
+        management_address,
+        rounds,
+        feeds: leader.feeds(),
+        counts: leader.counts.clone(),
+        local: own.as_ref().map(|(_, local)| local.clone()),
+        tracker: tracker.clone(),
+    };
+
+    let feed = change_feed::serve(grpc, running.led(), store.clone(), shutdown.clone());
+    tracker.spawn(async move {
+        if let Err(error) = feed.await {
+            tracing::error!(%error, "the change feed ended");
+        }
+    });
+    // Fans are told goodbye when the leader has finished what it had begun.
+    let drained = CancellationToken::new();
+    tracker.spawn({
+        let drained = drained.clone().drop_guard();
+        async move {
+            leader::lead(leader, shutdown).await;
+            drop(drained);
+        }
+    });
+    if let (Some(front), Some(own)) = (front, own) {
+        serve_front(&args, front, own, store, components, &running, &drained);
+    }
+    tracker.close();
+    Ok(running)
+}
+
+fn serve_front(
+    args: &PushArgs,
+    front: FrontListeners,
+    (endpoint, local): (String, Arc<Local>),
+    store: Store,
+    components: Components,
+    running: &Running,
+    stopping: &CancellationToken,
+) {
+    let gateway = Arc::new(Gateway::new(
+        store,
+        local.clone(),
+        running.feeds.clone(),
+        components,
+        (args.stage.clone(), endpoint),
+        args.fans.clone(),
+    ));
+    // A fan who does not listen when told goodbye holds the others up no longer than this.
+    let drain = args.drain_timeout.max(Duration::from_secs(1));
+    running
+        .tracker
+        .spawn(gateway::serve(gateway, front.fans, stopping.clone(), drain));
+    let management = management::serve(front.management, local, stopping.clone());
+    running.tracker.spawn(async move {
+        if let Err(error) = management.await {
+            tracing::error!(%error, "the management API ended");
+        }
+    });
+}
+
+fn fan_out(
+    args: &PushArgs,
+    store: &Store,
+    components: &Components,
+    own: Option<(String, Arc<Local>)>,
+    rounds: &broadcast::Sender<Round>,
+    tracker: &TaskTracker,
+) -> FanOut {
+    let api_gateway = ApiGateway::new(ApiGatewayOptions {
+        endpoint: args.api_gateway_endpoint.clone(),
+        region: None,
+        timeout: args.post_timeout,
+        posts_at_once: args.posts_at_once,
+    });
+    let connections: Arc<dyn Connections> = Arc::new(Fronts::new(own, api_gateway));
+    let options = FanOutOptions {
+        events_at_once: args.events_at_once,
+        batch_consumers: args.batch_consumers,
+        batches_at_once: args.batches_at_once,
+        posts_at_once: args.posts_at_once,
+        push_deadline: args.push_deadline,
+    };
+    FanOut::new(
+        store.clone(),
+        components.clone(),
+        connections,
+        options,
+        rounds.clone(),
+        tracker.clone(),
+    )
+}
+
+fn leader_options(args: &PushArgs, grpc_address: SocketAddr) -> LeaderOptions {
+    let address = args
+        .advertise
+        .clone()
+        .unwrap_or_else(|| format!("http://{grpc_address}"));
+    LeaderOptions {
+        owner: format!("{address}#{:016x}", rand::random::<u64>()),
+        address,
+        lease_duration: args.lease_duration,
+        // Half of a lease is left for leading, however long a post may take.
+        lease_margin: args.post_timeout.min(args.lease_duration / 2),
+        sole: args.sole_leader,
+        poll_interval: args.poll_interval,
+        drain_timeout: args.drain_timeout,
+    }
+}
+
+async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ConfigError::Bind {
+            flag,
+            address,
+            source,
+        })
+}
