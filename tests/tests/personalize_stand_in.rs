@@ -11,6 +11,7 @@ use aws_sdk_personalizeruntime::{
         GetRecommendationsError, GetRecommendationsOutput,
         builders::GetRecommendationsFluentBuilder,
     },
+    types::PredictedItem,
 };
 use aws_smithy_http_client::Builder;
 use touchline_tests::personalize::{Budget, CAMPAIGN_ARN, Fault, Latency, StandIn};
@@ -74,7 +75,7 @@ async fn consumers_and_contexts_get_rankings_of_their_own_and_the_same_ones_agai
     assert_eq!(items(&ann), items(&again));
     assert_ne!(items(&ann), items(&bob));
     assert_ne!(items(&ann), items(&injury));
-    let scores: Vec<_> = ann.item_list().iter().map(|item| item.score()).collect();
+    let scores: Vec<_> = ann.item_list().iter().map(PredictedItem::score).collect();
     assert!(scores.iter().all(Option::is_some) && scores.is_sorted_by(|one, two| one >= two));
     assert_ne!(ann.recommendation_id(), again.recommendation_id());
     let told = stand_in.ranking_of("ann", &[("MATCH_EVENT", "GOAL")]);

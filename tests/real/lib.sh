@@ -1,0 +1,184 @@
+# What the scripts of tests/real share: the folder of installed tools, a local stack on free
+# ports, and checks that are counted. To be sourced by bash. Holds no check of Touchline itself.
+
+: "${TOUCHLINE_TOOLS:=${XDG_CACHE_HOME:-$HOME/.cache}/touchline-tools}"
+PROJECT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+# How long a check waits for something that must happen. Nothing waits for it to pass.
+DEADLINE_SECONDS=20
+
+checks_passed=0
+checks_failed=0
+started_processes=()
+scratch=""
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Ends the script unless a command can be had.
+need() {
+    command -v "$1" >/dev/null 2>&1 || die "$1 is not installed${2:+: $2}"
+}
+
+# Where cargo puts what it builds.
+target_directory() {
+    cargo metadata --manifest-path "$PROJECT/Cargo.toml" --format-version 1 --no-deps --locked |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])'
+}
+
+# The folder of the built binaries; ends the script unless they are there.
+binaries() {
+    local folder="${TOUCHLINE_BINARIES:-$(target_directory)/release}"
+    [ -x "$folder/touchline" ] || die "no $folder/touchline: cargo build --release comes first"
+    printf '%s\n' "$folder"
+}
+
+# A Python environment with these packages: python_with NAME PACKAGE==VERSION...
+# Prints its interpreter. One environment for each set of versions.
+python_with() {
+    local name="$1" folder
+    shift
+    need python3
+    folder="$TOUCHLINE_TOOLS/python-$name-$(printf '%s ' "$@" | cksum | cut -d' ' -f1)"
+    if [ ! -e "$folder/complete" ]; then
+        rm -rf "$folder"
+        python3 -m venv "$folder" >&2 || die "python3 has no venv (Debian: apt-get install python3-venv)"
+        "$folder/bin/pip" install --quiet --disable-pip-version-check "$@" >&2 ||
+            die "cannot install $*"
+        touch "$folder/complete"
+    fi
+    printf '%s\n' "$folder/bin/python"
+}
+
+# As many free loopback ports as asked for, different ones, from below the range that the system
+# gives to outgoing connections.
+free_ports() {
+    python3 - "$1" <<'PYTHON'
+import random, socket, sys
+held = []
+while len(held) < int(sys.argv[1]):
+    one = socket.socket()
+    try:
+        one.bind(("127.0.0.1", random.randrange(15000, 32000)))
+    except OSError:
+        continue
+    held.append(one)
+print(*(one.getsockname()[1] for one in held))
+PYTHON
+}
+
+# A folder for this run, gone at its end together with the processes that were started.
+begin() {
+    scratch="$(mktemp -d)"
+    trap end_everything EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+# Starts a process in the background, its output in a file: started_as LOG COMMAND...
+start() {
+    local log="$1"
+    shift
+    "$@" >"$log" 2>&1 </dev/null &
+    started_processes+=($!)
+}
+
+end_everything() {
+    local process
+    for process in "${started_processes[@]}"; do
+        kill -TERM "$process" 2>/dev/null || true
+    done
+    for process in "${started_processes[@]}"; do
+        end_one "$process"
+    done
+    [ -z "$scratch" ] || rm -rf "$scratch"
+}
+
+# Waits for a process that was asked to end, and ends it if it does not.
+end_one() {
+    local tries=0
+    while kill -0 "$1" 2>/dev/null && [ "$tries" -lt 100 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    kill -KILL "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+# Whether something listens on a loopback port.
+listens() {
+    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+# Tries a command until it succeeds: eventually COMMAND...
+eventually() {
+    local end=$((SECONDS + DEADLINE_SECONDS))
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 0.02
+    done
+}
+
+# Starts `touchline local` in memory, without the replay, on free ports, and waits until every
+# port answers. Sets LOCAL_LOG and the ports; further arguments go to touchline.
+start_local() {
+    local bin port
+    bin="$(binaries)"
+    read -r FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT <<<"$(free_ports 5)"
+    export FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT
+    LOCAL_LOG="$scratch/local.log"
+    local before
+    before="$(now_ms)"
+    start "$LOCAL_LOG" "$bin/touchline" local --memory --no-replay \
+        --fans-port "$FANS_PORT" --management-port "$MANAGEMENT_PORT" --grpc-port "$GRPC_PORT" \
+        --push-grpc-port "$PUSH_GRPC_PORT" --dynamodb-port "$DYNAMODB_PORT" "$@"
+    # The fans' port is bound last.
+    for port in "$FANS_PORT" "$MANAGEMENT_PORT" "$GRPC_PORT" "$PUSH_GRPC_PORT" "$DYNAMODB_PORT"; do
+        eventually listens "$port" || {
+            cat "$LOCAL_LOG"
+            die "touchline local does not listen on port $port"
+        }
+    done
+    LOCAL_READY_MS=$(($(now_ms) - before))
+}
+
+now_ms() {
+    printf '%s\n' "$((${EPOCHREALTIME/[.,]/} / 1000))"
+}
+
+# Counts a check: check WHAT COMMAND... . The command's output is shown when it fails.
+check() {
+    local what="$1" output
+    shift
+    if output="$("$@" 2>&1)"; then
+        checks_passed=$((checks_passed + 1))
+        printf 'ok      %s\n' "$what"
+    else
+        checks_failed=$((checks_failed + 1))
+        printf 'FAILED  %s\n' "$what"
+        printf '%s\n' "$output" | sed 's/^/        | /'
+    fi
+}
+
+# Succeeds when a text contains each of the others: contains TEXT PART...
+contains() {
+    local text="$1" part
+    shift
+    for part in "$@"; do
+        [[ "$text" == *"$part"* ]] || {
+            printf 'missing: %s\nin: %s\n' "$part" "$text"
+            return 1
+        }
+    done
+}
+
+# Prints the result and ends the script with it.
+finish() {
+    printf '%d passed, %d failed\n' "$checks_passed" "$checks_failed"
+    if [ "$checks_failed" -gt 0 ]; then
+        [ -z "${LOCAL_LOG:-}" ] || sed 's/^/touchline | /' "$LOCAL_LOG" | tail -n 60
+        exit 1
+    fi
+    exit 0
+}
