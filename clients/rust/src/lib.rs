@@ -1,1 +1,43 @@
-//! To be written.
+//! The typed client of Touchline's gRPC services. Deliberately without retries of single calls: an
+//! [`Error`] says whether asking again helps, and only the caller knows whether it still matters.
+//! A [`Client::watch`] is different: it goes on for hours, so it reconnects by itself.
+//!
+//! ```no_run
+//! use futures::StreamExt;
+//! use touchline_client::{Client, Situation, Watched};
+//!
+//! # async fn example() -> Result<(), touchline_client::Error> {
+//! let client = Client::connect("http://127.0.0.1:50051")?;
+//!
+//! // What is this consumer shown right now?
+//! let situation = Situation::Event("world-cup-final-2022".to_owned());
+//! let set = client.get_components("consumer-1", situation).await?;
+//! for component in &set.components {
+//!     println!("{}: {}", component.item_type, component.item_id);
+//! }
+//!
+//! // And after each change, until the event's row is deleted.
+//! let mut watch = client.watch("world-cup-final-2022", Some("consumer-1"));
+//! while let Some(watched) = watch.next().await {
+//!     match watched? {
+//!         Watched::State { state, component_set } => println!("{state:?} {component_set:?}"),
+//!         Watched::Interrupted { error, retry_in } => println!("{error}; again in {retry_in:?}"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! In reading order: [`Client`], [`Watched`], [`Error`], [`backoff`]. The messages are those of
+//! [`touchline_proto::v1`], as the services send them.
+
+pub mod backoff;
+mod client;
+mod error;
+mod watch;
+
+pub use client::{BatchAnswer, Client, Deadlines, Situation};
+pub use error::{Error, Violation};
+/// The messages of package `touchline.v1`.
+pub use touchline_proto::v1 as proto;
+pub use watch::Watched;

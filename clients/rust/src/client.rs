@@ -1,0 +1,309 @@
+//! The calls: one method each, with a deadline. Does not convert messages into types of its own;
+//! a field that is new in the proto is there for the caller at once.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use async_stream::try_stream;
+use futures::{Stream, StreamExt, stream::BoxStream};
+use tonic::{
+    Request, Response, Status,
+    codec::CompressionEncoding,
+    transport::{Channel, ClientTlsConfig, Endpoint},
+};
+use touchline_proto::v1::{
+    self as proto, component_service_client::ComponentServiceClient, consumer_answer::Answer,
+    event_service_client::EventServiceClient, feedback_service_client::FeedbackServiceClient,
+    get_components_request,
+};
+
+use crate::{Error, Watched, watch};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the client waits for an answer before the call is given up, here and at the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Every call with one answer; default 5 s.
+    pub call: Duration,
+    /// The whole of a batch; default 30 s.
+    pub batch: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            call: Duration::from_secs(5),
+            batch: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the recommender is asked with, apart from the consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Situation {
+    /// The newest state of this event.
+    Event(String),
+    /// A context, by context key, such as `MATCH_EVENT`: `GOAL`.
+    Context(BTreeMap<String, String>),
+}
+
+/// The answer for one consumer of a batch.
+#[derive(Debug)]
+pub struct BatchAnswer {
+    /// Place of the consumer in the call's `consumer_ids`.
+    pub consumer_index: usize,
+    /// What the consumer is shown (equal sets are one), or why there is nothing to show.
+    pub component_set: Result<Arc<proto::ComponentSet>, Error>,
+    /// To be named with interactions; empty when the recommender gave none.
+    pub recommendation_id: String,
+}
+
+/// A connection to Touchline's server, made when the first call needs it and again when it broke.
+/// Cheap to clone: clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    components: ComponentServiceClient<Channel>,
+    events: EventServiceClient<Channel>,
+    feedback: FeedbackServiceClient<Channel>,
+    deadlines: Deadlines,
+}
+
+impl Client {
+    /// A client of the server at `endpoint`, such as `http://127.0.0.1:50051`; `https://` trusts the
+    /// roots of the operating system. Must be called in a tokio runtime; makes no connection yet.
+    /// [`Error::Endpoint`] if it is no address.
+    pub fn connect(endpoint: &str) -> Result<Self, Error> {
+        let channel = channel(endpoint).map_err(|source| Error::Endpoint {
+            endpoint: endpoint.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            components: ComponentServiceClient::new(channel.clone())
+                .accept_compressed(CompressionEncoding::Gzip),
+            events: EventServiceClient::new(channel.clone())
+                .accept_compressed(CompressionEncoding::Gzip),
+            feedback: FeedbackServiceClient::new(channel),
+            deadlines: Deadlines::default(),
+        })
+    }
+
+    /// The same client with other deadlines.
+    #[must_use]
+    pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// What a consumer is shown. [`Error::NotFound`] when the event has no row.
+    pub async fn get_components(
+        &self,
+        consumer_id: &str,
+        situation: Situation,
+    ) -> Result<proto::ComponentSet, Error> {
+        use get_components_request::Situation as Asked;
+        let request = proto::GetComponentsRequest {
+            consumer_id: consumer_id.to_owned(),
+            situation: Some(match situation {
+                Situation::Event(event_id) => Asked::EventId(event_id),
+                Situation::Context(values) => Asked::Context(proto::Context { values }),
+            }),
+            num_results: 0,
+        };
+        let mut components = self.components.clone();
+        let answer = self.call(request, async |request| {
+            components.get_components(request).await
+        });
+        let set = answer.await?.component_set;
+        set.ok_or_else(|| Error::unreadable("no component set"))
+    }
+
+    /// What each of many consumers (at most 1,000) is shown in a state of an event, as the answers
+    /// come in. One consumer's error is its own answer; an error of the stream ends it.
+    pub fn batch(
+        &self,
+        state: proto::EventState,
+        consumer_ids: Vec<String>,
+    ) -> impl Stream<Item = Result<BatchAnswer, Error>> + Send + use<> {
+        let mut components = self.components.clone();
+        let deadline = self.deadlines.batch;
+        let mut request = Request::new(proto::BatchGetComponentsRequest {
+            state: Some(state),
+            consumer_ids,
+            num_results: 0,
+        });
+        request.set_timeout(deadline);
+        let answers = try_stream! {
+            let mut parts = components.batch_get_components(request).await?.into_inner();
+            let mut sets: Vec<Arc<proto::ComponentSet>> = Vec::new();
+            while let Some(part) = parts.message().await? {
+                sets.extend(part.component_sets.into_iter().map(Arc::new));
+                for answer in part.answers {
+                    yield batch_answer(answer, &sets)?;
+                }
+            }
+        };
+        until(answers, deadline)
+    }
+
+    /// The newest state of an event and, with a consumer, what that consumer is shown: the current
+    /// ones at once, then each change, until the event's row is deleted: then the stream ends. When
+    /// the connection breaks the stream says so and goes on with a new one; what was shown already
+    /// is not sent again. An error is the last item: asking again would not help.
+    pub fn watch(
+        &self,
+        event_id: &str,
+        consumer_id: Option<&str>,
+    ) -> BoxStream<'static, Result<Watched, Error>> {
+        watch::watch(
+            self.components.clone(),
+            event_id.to_owned(),
+            consumer_id.unwrap_or_default().to_owned(),
+        )
+        .boxed()
+    }
+
+    /// Writes an event's row: replaces it, or with `merge` sets the attributes given and keeps the
+    /// others. Returns the state after the write.
+    pub async fn put_event(
+        &self,
+        event: proto::EventState,
+        merge: bool,
+    ) -> Result<proto::EventState, Error> {
+        let request = proto::PutEventRequest {
+            event: Some(event),
+            merge,
+        };
+        let mut events = self.events.clone();
+        let answer = self.call(request, async |request| events.put_event(request).await);
+        let state = answer.await?.state;
+        state.ok_or_else(|| Error::unreadable("no event state"))
+    }
+
+    /// The newest state of an event. [`Error::NotFound`] when it has no row.
+    pub async fn get_event(&self, event_id: &str) -> Result<proto::EventState, Error> {
+        let request = proto::GetEventRequest {
+            event_id: event_id.to_owned(),
+        };
+        let mut events = self.events.clone();
+        let answer = self.call(request, async |request| events.get_event(request).await);
+        let state = answer.await?.state;
+        state.ok_or_else(|| Error::unreadable("no event state"))
+    }
+
+    /// All events, page by page as the stream is read, in no particular order.
+    pub fn list_events(&self) -> BoxStream<'static, Result<proto::EventState, Error>> {
+        let client = self.clone();
+        let states = try_stream! {
+            let mut page_token = String::new();
+            loop {
+                let request = proto::ListEventsRequest { page_size: 0, page_token };
+                let mut events = client.events.clone();
+                let page = client
+                    .call(request, async |request| events.list_events(request).await)
+                    .await?;
+                for state in page.states {
+                    yield state;
+                }
+                if page.next_page_token.is_empty() {
+                    break;
+                }
+                page_token = page.next_page_token;
+            }
+        };
+        states.boxed()
+    }
+
+    /// Deletes an event's row and so ends the event. [`Error::NotFound`] when it has no row.
+    pub async fn delete_event(&self, event_id: &str) -> Result<(), Error> {
+        let request = proto::DeleteEventRequest {
+            event_id: event_id.to_owned(),
+        };
+        let mut events = self.events.clone();
+        self.call(request, async |request| events.delete_event(request).await)
+            .await?;
+        Ok(())
+    }
+
+    /// Records what consumers did, 1 to 500 interactions. On [`Error::Invalid`] none was recorded.
+    pub async fn record_interactions(
+        &self,
+        interactions: Vec<proto::Interaction>,
+    ) -> Result<proto::RecordInteractionsResponse, Error> {
+        let request = proto::RecordInteractionsRequest { interactions };
+        let mut feedback = self.feedback.clone();
+        self.call(request, async |request| {
+            feedback.record_interactions(request).await
+        })
+        .await
+    }
+
+    /// One call with one answer, under the deadline. The deadline travels with the request, and is
+    /// also kept here, for a server that never answers.
+    async fn call<Q, A, F>(&self, message: Q, ask: impl FnOnce(Request<Q>) -> F) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut request = Request::new(message);
+        request.set_timeout(self.deadlines.call);
+        match tokio::time::timeout(self.deadlines.call, ask(request)).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => Err(timed_out()),
+        }
+    }
+}
+
+fn channel(endpoint: &str) -> Result<Channel, tonic::transport::Error> {
+    let mut endpoint = Endpoint::from_shared(endpoint.to_owned())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .tcp_nodelay(true);
+    if endpoint.uri().scheme_str() == Some("https") {
+        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_enabled_roots())?;
+    }
+    Ok(endpoint.connect_lazy())
+}
+
+fn batch_answer(
+    answer: proto::ConsumerAnswer,
+    sets: &[Arc<proto::ComponentSet>],
+) -> Result<BatchAnswer, Error> {
+    let component_set = match answer.answer {
+        Some(Answer::ComponentSetIndex(index)) => Ok(sets
+            .get(index as usize)
+            .ok_or_else(|| Error::unreadable("a component set that was not sent"))?
+            .clone()),
+        Some(Answer::Error(error)) => {
+            Err(Status::new(tonic::Code::from_i32(error.code), error.message).into())
+        }
+        None => return Err(Error::unreadable("a consumer without an answer")),
+    };
+    Ok(BatchAnswer {
+        consumer_index: answer.consumer_index as usize,
+        component_set,
+        recommendation_id: answer.recommendation_id,
+    })
+}
+
+/// Ends a stream with [`Error::TimedOut`] when it takes longer than `deadline` altogether.
+fn until<T: Send>(
+    stream: impl Stream<Item = Result<T, Error>> + Send,
+    deadline: Duration,
+) -> impl Stream<Item = Result<T, Error>> + Send {
+    try_stream! {
+        let end = tokio::time::Instant::now() + deadline;
+        futures::pin_mut!(stream);
+        while let Some(item) = tokio::time::timeout_at(end, stream.next())
+            .await
+            .map_err(|_| timed_out())?
+        {
+            yield item?;
+        }
+    }
+}
+
+fn timed_out() -> Error {
+    Error::TimedOut(Status::deadline_exceeded("the client's deadline"))
+}
