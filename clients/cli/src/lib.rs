@@ -1,1 +1,5 @@
-//! To be written.
+//! `touchline`.
+
+pub mod demo;
+pub mod items_csv;
+pub mod match_file;
