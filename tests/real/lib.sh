@@ -120,20 +120,19 @@ eventually() {
     done
 }
 
-# Starts `touchline local` in memory, without the replay, on free ports, and waits until every
-# port answers. Sets LOCAL_LOG and the ports; further arguments go to touchline.
-start_local() {
-    local bin port
+# Starts `touchline local` with these arguments on free ports and waits until every port answers.
+# Sets LOCAL_LOG, LOCAL_PROCESS, LOCAL_READY_MS and the ports.
+start_touchline() {
+    local bin port before
     bin="$(binaries)"
     read -r FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT <<<"$(free_ports 5)"
     export FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT
     LOCAL_LOG="$scratch/local.log"
-    local before
     before="$(now_ms)"
-    start "$LOCAL_LOG" "$bin/touchline" local --memory --no-replay \
+    start "$LOCAL_LOG" "$bin/touchline" local \
         --fans-port "$FANS_PORT" --management-port "$MANAGEMENT_PORT" --grpc-port "$GRPC_PORT" \
         --push-grpc-port "$PUSH_GRPC_PORT" --dynamodb-port "$DYNAMODB_PORT" "$@"
-    # The fans' port is bound last.
+    LOCAL_PROCESS="${started_processes[-1]}"
     for port in "$FANS_PORT" "$MANAGEMENT_PORT" "$GRPC_PORT" "$PUSH_GRPC_PORT" "$DYNAMODB_PORT"; do
         eventually listens "$port" || {
             cat "$LOCAL_LOG"
@@ -141,6 +140,11 @@ start_local() {
         }
     done
     LOCAL_READY_MS=$(($(now_ms) - before))
+}
+
+# A stack with the demo's catalog and fans whose events come from the script alone.
+start_local() {
+    start_touchline --memory --no-replay "$@"
 }
 
 now_ms() {
