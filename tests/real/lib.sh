@@ -4,7 +4,7 @@
 : "${TOUCHLINE_TOOLS:=${XDG_CACHE_HOME:-$HOME/.cache}/touchline-tools}"
 PROJECT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 # How long a check waits for something that must happen. Nothing waits for it to pass.
-DEADLINE_SECONDS=20
+: "${DEADLINE_SECONDS:=20}"
 
 checks_passed=0
 checks_failed=0

@@ -82,6 +82,7 @@ async def too_large():
 
 async def not_on_the_fans_port():
     """the management API does not answer on the fans' port"""
+    fan = await Fan.connect("beside")
     for path in ("/@connections/nobody", "/dev/@connections/nobody"):
         url = "http://127.0.0.1:%s%s" % (os.environ["FANS_PORT"], path)
         try:
@@ -89,8 +90,11 @@ async def not_on_the_fans_port():
                 raise AssertionError("%s answers %s" % (path, answer.status))
         except urllib.error.HTTPError as error:
             assert error.code != 410, "%s is the management API" % path
-        except (urllib.error.URLError, ConnectionError):
+        except urllib.error.URLError as error:
+            assert isinstance(error.reason, ConnectionError), error
+        except ConnectionError:
             pass
+    await fan.close()
 
 
 run(post_get_delete, unknown_connections, too_large, not_on_the_fans_port)
