@@ -1,5 +1,7 @@
 //! What can go wrong with the store, in terms of what a caller can do about it.
 
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+
 use crate::ids::InvalidId;
 
 /// Shorthand for this crate's results.
@@ -43,6 +45,59 @@ impl From<InvalidId> for Error {
         Self::Invalid {
             field: invalid.field().to_owned(),
             reason: invalid.to_string(),
+        }
+    }
+}
+
+impl Error {
+    /// What a failed call means to a caller. `what` names the table or thing that was called.
+    pub(crate) fn from_sdk<E, R>(what: &str, error: SdkError<E, R>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        if let SdkError::ConstructionFailure(_) = error {
+            return Self::Misconfigured {
+                what: format!("{what}: the request could not be made"),
+                source: Some(Box::new(error)),
+            };
+        }
+        let message = error.message().unwrap_or_default().to_owned();
+        match error.code() {
+            Some("ConditionalCheckFailedException") => {
+                Self::Conflict(format!("{what}: the row is not as expected"))
+            }
+            Some("TransactionCanceledException") if message.contains("ConditionalCheckFailed") => {
+                Self::Conflict(format!("{what}: a row is not as expected"))
+            }
+            Some(
+                "TransactionCanceledException"
+                | "TransactionConflictException"
+                | "TransactionInProgressException"
+                | "ProvisionedThroughputExceededException"
+                | "ThrottlingException"
+                | "RequestLimitExceeded"
+                | "LimitExceededException",
+            ) => Self::Throttled(Box::new(error)),
+            Some(
+                code @ ("ResourceNotFoundException"
+                | "AccessDeniedException"
+                | "UnrecognizedClientException"
+                | "InvalidSignatureException"
+                | "MissingAuthenticationTokenException"
+                | "MissingAuthenticationToken"
+                | "ExpiredTokenException"),
+            ) => Self::Misconfigured {
+                what: format!("{what}: {code}: {message}"),
+                source: Some(Box::new(error)),
+            },
+            Some("ValidationException" | "ItemCollectionSizeLimitExceededException") => {
+                Self::Invalid {
+                    field: what.to_owned(),
+                    reason: message,
+                }
+            }
+            _ => Self::Unavailable(Box::new(error)),
         }
     }
 }

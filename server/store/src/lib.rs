@@ -7,6 +7,7 @@
 //! - [`ids`], [`event`], [`item`], [`session`], [`position`]: the domain, plain values;
 //! - [`change`], [`lineage`]: deciding over them, pure;
 //! - [`feed`]: the newest state of each event, for whoever follows;
+//! - `row`: the attributes' names, and rows to domain and back, pure;
 //! - [`aws`], [`tables`], [`events`], [`items`], [`sessions`], [`lease`], [`stream`]: doing, on
 //!   DynamoDB;
 //! - [`embedded`]: a DynamoDB in this process, for a laptop and for tests.
@@ -24,6 +25,7 @@ pub mod items;
 pub mod lease;
 pub mod lineage;
 pub mod position;
+mod row;
 pub mod session;
 pub mod sessions;
 pub mod stream;

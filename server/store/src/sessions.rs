@@ -1,15 +1,34 @@
-//! Rows of the session table: opening, registering, closing, and finding an audience.
+//! Rows of the session table: opening, registering, closing, and finding an audience. Knows no
+//! connection: who holds one, and whether it still is there, is the front's.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use futures::stream::BoxStream;
+use aws_smithy_types::date_time::{DateTime, Format};
+use futures::{StreamExt, stream, stream::BoxStream};
 
 use crate::{
-    Result,
+    Error, Result,
     ids::{ConnectionId, ContentId},
-    session::{Registration, Session},
+    row::{
+        self, AUDIENCE_INDEX, AUDIENCE_KEY, CONNECTED_AT, CONSUMER_ID, CONTENT_ID, DEVICE_ID,
+        ENDPOINT, EXPIRES_AT, PROTOCOL, REGISTERED_AT, Row, SESSION_ID, number,
+        session::{AUDIENCE_SHARDS, PROJECTION, SESSION_LIFETIME, audience_key, shard_key},
+        text,
+    },
+    session::{Protocol, Registration, Session},
     tables::Store,
 };
+
+/// Rows a page: small enough that the first fans are served while the rest is still being read.
+const PAGE_ROWS: i32 = 1_000;
+/// Segments of a scan.
+const SEGMENTS: i32 = 8;
+/// Shards or segments that are read at once.
+const READS_IN_FLIGHT: usize = 16;
 
 /// A page of an audience.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,10 +40,28 @@ pub struct AudiencePage {
 }
 
 impl Store {
-    /// `$connect`: writes the session's row, replacing one of the same id.
+    /// `$connect`: writes the session's row, replacing one of the same id. The row expires after
+    /// API Gateway's longest connection, 2 hours, and ten minutes more.
     pub async fn open_session(&self, connection: &ConnectionId, endpoint: &str) -> Result<()> {
-        let _ = (connection, endpoint);
-        todo!()
+        let now = SystemTime::now();
+        let connected_at = DateTime::from(now).fmt(Format::DateTime);
+        let connected_at = connected_at.expect("the present is a year of four digits");
+        let mut request = self
+            .dynamodb
+            .put_item()
+            .table_name(&self.names.session)
+            .item(SESSION_ID, text(connection.as_str()))
+            .item(CONNECTED_AT, text(connected_at))
+            .item(
+                EXPIRES_AT,
+                number(&(since_epoch(now) + SESSION_LIFETIME).as_secs()),
+            );
+        if !endpoint.is_empty() {
+            request = request.item(ENDPOINT, text(endpoint));
+        }
+        let written = request.send().await;
+        written.map_err(|error| Error::from_sdk(&self.names.session, error))?;
+        Ok(())
     }
 
     /// `sendmessage`: sets what the fan says on the row and makes it part of the audience.
@@ -34,29 +71,252 @@ impl Store {
         connection: &ConnectionId,
         registration: &Registration,
     ) -> Result<()> {
-        let _ = (connection, registration);
-        todo!()
+        let content = registration.content_id.as_str();
+        let mut request = self
+            .dynamodb
+            .update_item()
+            .table_name(&self.names.session)
+            .key(SESSION_ID, text(connection.as_str()))
+            .condition_expression("attribute_exists(#session)")
+            .expression_attribute_names("#session", SESSION_ID);
+        let sets = [
+            (CONSUMER_ID, text(registration.consumer_id.as_str())),
+            (DEVICE_ID, text(registration.device_id.as_str())),
+            (CONTENT_ID, text(content)),
+            (
+                AUDIENCE_KEY,
+                text(audience_key(content, connection.as_str())),
+            ),
+            (
+                REGISTERED_AT,
+                number(&since_epoch(SystemTime::now()).as_millis()),
+            ),
+        ];
+        for (name, value) in sets {
+            request = request
+                .expression_attribute_names(format!("#{name}"), name)
+                .expression_attribute_values(format!(":{name}"), value);
+        }
+        let sets = sets_expression(&[
+            CONSUMER_ID,
+            DEVICE_ID,
+            CONTENT_ID,
+            AUDIENCE_KEY,
+            REGISTERED_AT,
+        ]);
+        request = request.expression_attribute_names("#protocol", PROTOCOL);
+        request = match registration.protocol {
+            Protocol::V1 => request.update_expression(format!("{sets} REMOVE #protocol")),
+            Protocol::V2 => request
+                .update_expression(format!("{sets}, #protocol = :protocol"))
+                .expression_attribute_values(":protocol", number(&2)),
+        };
+        let written = request.send().await;
+        written.map_err(|error| match Error::from_sdk(&self.names.session, error) {
+            Error::Conflict(_) => Error::Conflict("the session is closed".to_owned()),
+            other => other,
+        })?;
+        Ok(())
     }
 
     /// `$disconnect`, and a connection found gone: deletes the row; an unknown id is fine.
     pub async fn close_session(&self, connection: &ConnectionId) -> Result<()> {
-        let _ = connection;
-        todo!()
+        let request = self.dynamodb.delete_item().table_name(&self.names.session);
+        let deleted = request
+            .key(SESSION_ID, text(connection.as_str()))
+            .send()
+            .await;
+        deleted.map_err(|error| Error::from_sdk(&self.names.session, error))?;
+        Ok(())
     }
 
-    /// The row of one connection, if it has registered.
+    /// The row of one connection, if it has registered and has not expired.
     pub async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>> {
-        let _ = connection;
-        todo!()
+        let request = self.dynamodb.get_item().table_name(&self.names.session);
+        let found = request
+            .key(SESSION_ID, text(connection.as_str()))
+            .consistent_read(true)
+            .send()
+            .await;
+        let found = found.map_err(|error| Error::from_sdk(&self.names.session, error))?;
+        Ok(found
+            .item
+            .and_then(|row| row::session::from_row(&row, SystemTime::now())))
     }
 
     /// The sessions that an event with these contents reaches (none: every session), page by page,
     /// several shards at once. A page that fails is an `Err`; the others still come.
+    ///
+    /// Pages come from the audience index where the table has one, otherwise from a scan of the
+    /// table. A page that fails ends its shard, since nobody knows where the next one starts.
     pub fn audience(
         &self,
         contents: &BTreeSet<ContentId>,
     ) -> BoxStream<'static, Result<AudiencePage>> {
-        let _ = contents;
-        todo!()
+        let (store, contents) = (self.clone(), Arc::new(contents.clone()));
+        let parts = async move {
+            match store.has_audience_index().await {
+                Ok(has_index) => audience_parts(&store, &contents, has_index),
+                Err(error) => stream::once(async { Err(error) }).boxed(),
+            }
+        };
+        stream::once(parts).flatten().boxed()
     }
+
+    /// Opens one page of a part of the audience.
+    async fn audience_page(&self, part: &Part, start: Option<Row>) -> Result<(Vec<Row>, Next)> {
+        match part {
+            Part::Shard(key) => {
+                let mut request = self
+                    .dynamodb
+                    .query()
+                    .table_name(&self.names.session)
+                    .index_name(AUDIENCE_INDEX)
+                    .key_condition_expression("#audience = :audience")
+                    .expression_attribute_names("#audience", AUDIENCE_KEY)
+                    .expression_attribute_values(":audience", text(key))
+                    .projection_expression(projection())
+                    .limit(PAGE_ROWS)
+                    .set_exclusive_start_key(start);
+                for name in PROJECTION {
+                    request = request.expression_attribute_names(format!("#{name}"), name);
+                }
+                let page = request.send().await;
+                let page = page.map_err(|error| self.audience_error(error))?;
+                Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
+            }
+            Part::Segment { index, number } => {
+                let mut request = self
+                    .dynamodb
+                    .scan()
+                    .table_name(&self.names.session)
+                    .set_index_name(index.then(|| AUDIENCE_INDEX.to_owned()))
+                    .segment(*number)
+                    .total_segments(SEGMENTS)
+                    .projection_expression(projection())
+                    .limit(PAGE_ROWS)
+                    .set_exclusive_start_key(start);
+                for name in PROJECTION {
+                    request = request.expression_attribute_names(format!("#{name}"), name);
+                }
+                let page = request.send().await;
+                let page = page.map_err(|error| self.audience_error(error))?;
+                Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
+            }
+        }
+    }
+
+    fn audience_error<E, R>(&self, error: aws_sdk_dynamodb::error::SdkError<E, R>) -> Error
+    where
+        E: aws_sdk_dynamodb::error::ProvideErrorMetadata
+            + std::error::Error
+            + Send
+            + Sync
+            + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        let error = Error::from_sdk(&self.names.session, error);
+        if matches!(error, Error::Invalid { .. }) {
+            // The index may have been deleted since: look again before the next audience.
+            self.forget_audience_index();
+        }
+        error
+    }
+}
+
+type Next = Option<Row>;
+
+/// What is read by one sequence of pages.
+#[derive(Debug, Clone)]
+enum Part {
+    /// One shard of a content in the index, by its key.
+    Shard(String),
+    /// A segment of the index or of the table.
+    Segment { index: bool, number: i32 },
+}
+
+fn audience_parts(
+    store: &Store,
+    contents: &Arc<BTreeSet<ContentId>>,
+    has_index: bool,
+) -> BoxStream<'static, Result<AudiencePage>> {
+    let parts: Vec<Part> = if has_index && !contents.is_empty() {
+        let contents = contents.iter();
+        contents
+            .flat_map(|content| {
+                (0..AUDIENCE_SHARDS).map(|shard| Part::Shard(shard_key(content.as_str(), shard)))
+            })
+            .collect()
+    } else {
+        (0..SEGMENTS)
+            .map(|number| Part::Segment {
+                index: has_index,
+                number,
+            })
+            .collect()
+    };
+    let (store, contents) = (store.clone(), contents.clone());
+    stream::iter(parts)
+        .map(move |part| pages(store.clone(), contents.clone(), part))
+        .flatten_unordered(READS_IN_FLIGHT)
+        .boxed()
+}
+
+/// The pages of one part, one after another; the first that fails is the last.
+fn pages(
+    store: Store,
+    contents: Arc<BTreeSet<ContentId>>,
+    part: Part,
+) -> BoxStream<'static, Result<AudiencePage>> {
+    let first = Some(None::<Row>);
+    stream::unfold(first, move |start| {
+        let (store, contents, part) = (store.clone(), contents.clone(), part.clone());
+        async move {
+            let start = start?;
+            match store.audience_page(&part, start).await {
+                Ok((rows, next)) => Some((Ok(read(&rows, &contents)), next.map(Some))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }
+    })
+    .boxed()
+}
+
+/// Sessions of other contents are neither audience nor skipped: they simply watch something else.
+fn read(rows: &[Row], contents: &BTreeSet<ContentId>) -> AudiencePage {
+    let now = SystemTime::now();
+    let mut page = AudiencePage {
+        sessions: Vec::with_capacity(rows.len()),
+        skipped: 0,
+    };
+    for row in rows {
+        match row::session::from_row(row, now) {
+            Some(session) => {
+                let watched = session.content_id.as_ref();
+                if contents.is_empty() || watched.is_some_and(|content| contents.contains(content))
+                {
+                    page.sessions.push(session);
+                }
+            }
+            None => page.skipped += 1,
+        }
+    }
+    page
+}
+
+fn projection() -> String {
+    PROJECTION.map(|name| format!("#{name}")).join(", ")
+}
+
+fn sets_expression(names: &[&str]) -> String {
+    let sets: Vec<_> = names
+        .iter()
+        .map(|name| format!("#{name} = :{name}"))
+        .collect();
+    format!("SET {}", sets.join(", "))
+}
+
+/// Time since 1970, for attributes.
+pub(crate) fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
