@@ -138,7 +138,44 @@ fn refusal(error: Error) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use tonic::Code;
+    use tower::{ServiceExt, service_fn};
+
     use super::*;
+
+    /// A service that never answers, behind the layer. tonic's client would end a call at its
+    /// deadline itself, so this is tested without one.
+    async fn call_with_timeout(timeout: &str) -> (Status, Duration) {
+        let layer = AdmitLayer {
+            in_flight: Arc::new(Semaphore::new(1)),
+            default_deadline: Duration::from_secs(5),
+            counters: Arc::default(),
+        };
+        let never = service_fn(|_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, Infallible>>()
+        });
+        let request = Request::builder()
+            .uri("/touchline.v1.EventService/GetEvent")
+            .header("grpc-timeout", timeout)
+            .body(Body::empty())
+            .unwrap();
+        let began = Instant::now();
+        let answer = layer.layer(never).oneshot(request).await.unwrap();
+        assert_eq!(layer.in_flight.available_permits(), 1, "the place is free");
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        (status, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_at_its_callers_deadline() {
+        for (timeout, seconds) in [("2S", 2), ("1M", 60), ("nonsense", 5)] {
+            let (status, took) = call_with_timeout(timeout).await;
+            assert_eq!(status.code(), Code::DeadlineExceeded);
+            assert_eq!(took.as_secs(), seconds, "{timeout}");
+        }
+    }
 
     #[test]
     fn a_grpc_timeout_is_read_in_every_unit() {

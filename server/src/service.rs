@@ -11,6 +11,7 @@ use touchline_store::tables::Store;
 
 use crate::{error::Error, layers::Deadline, sets::Sets, watch::Events};
 
+mod batch;
 mod components;
 pub(crate) mod convert;
 mod events;

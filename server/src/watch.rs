@@ -23,6 +23,8 @@ use touchline_store::{
 
 use crate::error::Error;
 
+#[cfg(test)]
+mod tests;
 pub mod upstream;
 
 /// States that are remembered; events beyond are read from the table.
@@ -218,17 +220,20 @@ impl Events {
 
     /// Reads a watched row and tells its watchers, unless the feed told them meanwhile.
     async fn poll(&self, event_id: &EventId) -> Result<(), Error> {
-        let fillings = |inner: &Inner| inner.watched.get(event_id).map(|watched| watched.fillings);
-        let before = fillings(&self.lock());
+        let before = self.lock().fillings(event_id);
         let state = self.read(event_id).await?;
+        self.polled(event_id, before, state);
+        Ok(())
+    }
+
+    fn polled(&self, event_id: &EventId, before: Option<u64>, state: Option<Seen>) {
         let mut inner = self.lock();
-        if fillings(&inner) == before {
+        if inner.fillings(event_id) == before {
             match state {
                 Some(seen) => inner.tell(&Arc::new(seen)),
                 None => inner.end(event_id),
             }
         }
-        Ok(())
     }
 
     async fn read(&self, event_id: &EventId) -> Result<Option<Seen>, Error> {
@@ -281,6 +286,11 @@ impl Inner {
         if known || self.newest.len() < NEWEST_MAX {
             self.newest.insert(event_id.clone(), seen);
         }
+    }
+
+    /// How often an event's mailbox was filled, if anybody watches.
+    fn fillings(&self, event_id: &EventId) -> Option<u64> {
+        self.watched.get(event_id).map(|watched| watched.fillings)
     }
 
     fn tell(&mut self, seen: &Arc<Seen>) {

@@ -1,16 +1,14 @@
 //! `ComponentService`: one consumer's set, many consumers' sets, and sets as an event changes.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use prost::Message as _;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Request, Response};
 use touchline_proto::v1::{
-    BatchGetComponentsRequest, BatchGetComponentsResponse, ComponentSet, ConsumerAnswer,
-    ConsumerError, GetComponentsRequest, GetComponentsResponse, WatchEventRequest,
-    WatchEventResponse, component_service_server::ComponentService, consumer_answer::Answer,
-    get_components_request::Situation,
+    BatchGetComponentsRequest, BatchGetComponentsResponse, GetComponentsRequest,
+    GetComponentsResponse, WatchEventRequest, WatchEventResponse,
+    component_service_server::ComponentService, get_components_request::Situation,
 };
 use touchline_store::{
     event::Context,
@@ -22,19 +20,12 @@ use crate::{
     components::SetId,
     error::Error,
     layers::Deadline,
-    recommend::{
-        Origin, Query, RecommendError,
-        serving::{Chunk, Freshness},
-    },
+    recommend::{Query, RecommendError},
     sets::Decided,
     status::{Reply, Streamed},
     watch::{Seen, Watcher},
 };
 
-/// Consumers of one batch.
-const CONSUMERS_MAX: usize = 1_000;
-/// Sets that one message of a batch carries, in bytes; far below the 4 MB that clients accept.
-const PART_BYTES_MAX: usize = 1 << 20;
 /// A watcher whose set could not be decided is tried again after this long, or at the next change.
 const WATCH_RETRY: Duration = Duration::from_millis(750);
 
@@ -71,31 +62,8 @@ impl ComponentService for Api {
         &self,
         request: Request<BatchGetComponentsRequest>,
     ) -> Reply<Self::BatchGetComponentsStream> {
-        let place = place(&self.batches, "the server's limit of batches")?;
         let deadline = self.deadline(&request);
-        let batch = Batch::read(request.into_inner())?;
-        let context = Arc::new(self.sets.context(&batch.seen.state));
-        let num_results = self.sets.num_results(batch.num_results);
-        let queries = batch
-            .consumer_ids
-            .into_iter()
-            .map(|consumer_id| Query {
-                consumer_id,
-                context: context.clone(),
-                num_results,
-            })
-            .collect();
-        let mut decided = self.sets.clone().decide_all(queries, deadline.at)?.boxed();
-        let mut parts = Parts::new(batch.seen);
-        let stream = async_stream::stream! {
-            let _place = place;
-            while let Some(chunk) = decided.next().await {
-                for part in parts.of(chunk) {
-                    yield Ok(part);
-                }
-            }
-        };
-        Ok(Response::new(stream.boxed()))
+        Ok(Response::new(self.batch(request.into_inner(), deadline)?))
     }
 
     type WatchEventStream = Streamed<WatchEventResponse>;
@@ -254,56 +222,6 @@ impl Asked {
     }
 }
 
-/// A BatchGetComponentsRequest, checked.
-struct Batch {
-    seen: Arc<Seen>,
-    consumer_ids: Vec<ConsumerId>,
-    num_results: u32,
-}
-
-impl Batch {
-    fn read(request: BatchGetComponentsRequest) -> Result<Self, Error> {
-        let mut violations = Violations::default();
-        let seen = match request.state {
-            // The row may hold whatever DynamoDB accepts, so its attributes have no further limits.
-            Some(state) => convert::seen(state)
-                .map_err(|invalid| {
-                    let field = match invalid.field() {
-                        "content_id" => "state.content_ids".to_owned(),
-                        field => format!("state.{field}"),
-                    };
-                    violations.add(field, invalid.to_string());
-                })
-                .ok(),
-            None => {
-                violations.add("state", "is required");
-                None
-            }
-        };
-        violations.at_most("consumer_ids", request.consumer_ids.len(), CONSUMERS_MAX);
-        let consumer_ids = request
-            .consumer_ids
-            .iter()
-            .take(CONSUMERS_MAX)
-            .enumerate()
-            .filter_map(|(index, text)| match ConsumerId::new(text) {
-                Ok(consumer_id) => Some(consumer_id),
-                Err(invalid) => {
-                    violations.add(format!("consumer_ids[{index}]"), invalid.to_string());
-                    None
-                }
-            })
-            .collect();
-        violations.num_results(request.num_results);
-        violations.finish()?;
-        Ok(Self {
-            seen: Arc::new(seen.expect("a missing state is a violation")),
-            consumer_ids,
-            num_results: request.num_results,
-        })
-    }
-}
-
 /// A WatchEventRequest, checked.
 struct Wanted {
     event_id: EventId,
@@ -332,89 +250,5 @@ impl Wanted {
             consumer_id,
             set_id,
         })
-    }
-}
-
-/// Everything that two consumers' sets can differ in, apart from the recommendation id.
-#[derive(PartialEq, Eq, Hash)]
-struct Same {
-    set_id: SetId,
-    /// Rank and score of each component.
-    places: Box<[(u32, u64)]>,
-    origin: Origin,
-    freshness: Freshness,
-    age: Duration,
-}
-
-/// Makes the messages of one batch: equal sets are sent once and named by index.
-struct Parts {
-    seen: Arc<Seen>,
-    sent: HashMap<Same, u32>,
-}
-
-impl Parts {
-    fn new(seen: Arc<Seen>) -> Self {
-        Self {
-            seen,
-            sent: HashMap::new(),
-        }
-    }
-
-    fn of(&mut self, chunk: Chunk<Decided>) -> Vec<BatchGetComponentsResponse> {
-        let mut done = Vec::new();
-        let mut part = BatchGetComponentsResponse::default();
-        let mut bytes = 0;
-        for (index, decided) in chunk {
-            if bytes >= PART_BYTES_MAX {
-                done.push(std::mem::take(&mut part));
-                bytes = 0;
-            }
-            let (answer, recommendation_id) = match decided {
-                Ok(mut decided) => {
-                    let recommendation_id = decided.recommendation_id.take();
-                    let (set_index, new) = self.index(decided);
-                    if let Some(set) = new {
-                        bytes += set.encoded_len();
-                        part.component_sets.push(set);
-                    }
-                    (Answer::ComponentSetIndex(set_index), recommendation_id)
-                }
-                Err(error) => {
-                    let (code, message) = Error::from(error).for_one_consumer();
-                    (Answer::Error(ConsumerError { code, message }), None)
-                }
-            };
-            part.answers.push(ConsumerAnswer {
-                consumer_index: u32::try_from(index).unwrap_or(u32::MAX),
-                answer: Some(answer),
-                recommendation_id: recommendation_id.unwrap_or_default(),
-            });
-        }
-        done.push(part);
-        done
-    }
-
-    /// The index of a set, and the set itself if it was not sent before.
-    fn index(&mut self, mut decided: Decided) -> (u32, Option<ComponentSet>) {
-        // Ages in whole seconds: finer ones would tell equal sets apart.
-        decided.age = Duration::from_secs(decided.age.as_secs());
-        let components = &decided.moderated.components;
-        let same = Same {
-            set_id: decided.moderated.set_id,
-            places: components
-                .iter()
-                .map(|component| {
-                    let score = component.score.unwrap_or_default();
-                    (component.rank, score.to_bits())
-                })
-                .collect(),
-            origin: decided.origin,
-            freshness: decided.freshness,
-            age: decided.age,
-        };
-        let next = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
-        let index = *self.sent.entry(same).or_insert(next);
-        let new = (index == next).then(|| convert::component_set(&decided, Some(&self.seen)));
-        (index, new)
     }
 }

@@ -1,0 +1,18 @@
+//! The server over real sockets, on an in-memory DynamoDB. What crosses to the push adapter or to a
+//! fan is tested in `touchline-tests`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where, and clippy takes helpers for no tests"
+)]
+
+mod batch;
+mod components;
+mod events;
+mod feedback;
+mod harness;
+mod limits;
+mod operators;
+mod process;
+mod standin;
+mod watch;

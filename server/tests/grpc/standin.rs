@@ -1,0 +1,98 @@
+//! A stand-in for the Personalize runtime: answers what a test tells it to. Only the shapes are
+//! Personalize's.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode},
+    routing::post,
+};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+/// What the stand-in answers a consumer.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// These items, best first.
+    Items(&'static [&'static str]),
+    /// An error of this HTTP status and type.
+    Error(u16, &'static str),
+    /// Nothing for so long that nobody waits.
+    Silence,
+}
+
+type Answers = dyn Fn(&Value) -> Answer + Send + Sync;
+
+/// Every question's body so far.
+type Asked = Arc<Mutex<Vec<Value>>>;
+
+pub(crate) struct Standin {
+    pub(crate) address: SocketAddr,
+    pub(crate) asked: Asked,
+    _serving: JoinSet<()>,
+}
+
+impl Standin {
+    /// Answers each question by what `answers` says to its body.
+    pub(crate) async fn start(answers: impl Fn(&Value) -> Answer + Send + Sync + 'static) -> Self {
+        let asked = Asked::default();
+        let state = (Arc::new(answers) as Arc<Answers>, asked.clone());
+        let router = Router::new()
+            .route("/recommendations", post(recommend))
+            .with_state(state);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            axum::serve(listener, router).await.unwrap();
+        });
+        Self {
+            address,
+            asked,
+            _serving: serving,
+        }
+    }
+
+    /// Answers everybody the same items.
+    pub(crate) async fn with_items(items: &'static [&'static str]) -> Self {
+        Self::start(move |_| Answer::Items(items)).await
+    }
+
+    pub(crate) fn questions(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+async fn recommend(
+    State((answers, asked)): State<(Arc<Answers>, Asked)>,
+    Json(question): Json<Value>,
+) -> (StatusCode, HeaderMap, Json<Value>) {
+    asked.lock().unwrap().push(question.clone());
+    let mut headers = HeaderMap::new();
+    match answers(&question) {
+        Answer::Items(items) => {
+            let items: Vec<_> = items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| json!({"itemId": item, "score": 0.5 / (index + 1) as f64}))
+                .collect();
+            let body = json!({"itemList": items, "recommendationId": "RID-1"});
+            (StatusCode::OK, headers, Json(body))
+        }
+        Answer::Error(status, kind) => {
+            headers.insert("x-amzn-errortype", HeaderValue::from_static(kind));
+            let body = json!({"message": "10.0.0.7 says no"});
+            (StatusCode::from_u16(status).unwrap(), headers, Json(body))
+        }
+        Answer::Silence => {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            (StatusCode::OK, headers, Json(json!({})))
+        }
+    }
+}
