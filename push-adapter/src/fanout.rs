@@ -180,12 +180,14 @@ impl FanOut {
                 if complete || over {
                     return;
                 }
-                deadline = Instant::now() + self.options.push_deadline;
                 (mark, measurement) = measure(observed);
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.pause()) => {}
                 () = superseded.cancelled() => {}
+            }
+            if late {
+                deadline = Instant::now() + self.options.push_deadline;
             }
         }
     }

@@ -77,10 +77,14 @@ pub async fn sendmessage(
         Err(refused) => return refuse(connection, request_id, &refused),
     };
     match register(store, connection, &registering.registration).await {
-        Ok(()) => Outcome {
-            registered: Some(registering),
-            ..done(PROCESSED, Some(messages::REGISTERED.into()))
-        },
+        Ok(()) => {
+            // A fan of protocol 2 is answered with a component set.
+            let first = registering.registration.protocol == Protocol::V1;
+            Outcome {
+                registered: Some(registering),
+                ..done(PROCESSED, first.then(|| messages::REGISTERED.into()))
+            }
+        }
         Err((status, refused)) => Outcome {
             status,
             ..refuse(connection, request_id, &refused)

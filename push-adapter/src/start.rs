@@ -148,7 +148,7 @@ pub async fn start(
     tracker.spawn({
         let drained = drained.clone().drop_guard();
         async move {
-            leader::lead(leader, shutdown).await;
+            Box::pin(leader::lead(leader, shutdown)).await;
             drop(drained);
         }
     });
