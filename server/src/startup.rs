@@ -241,6 +241,8 @@ fn routes(api: Api, health: HealthReporter) -> anyhow::Result<Routes> {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Without it grpcurl shows the details of an error as raw bytes.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let gzip = CompressionEncoding::Gzip;
     let components = ComponentServiceServer::new(api.clone())

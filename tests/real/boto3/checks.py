@@ -1,6 +1,7 @@
 """What the scripts of this folder share: AWS clients, fans and checks that are counted."""
 
 import asyncio
+import functools
 import json
 import os
 import sys
@@ -34,6 +35,7 @@ def client(service, port, path="", **config):
     )
 
 
+@functools.lru_cache
 def dynamodb():
     return client("dynamodb", "DYNAMODB_PORT")
 

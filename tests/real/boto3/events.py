@@ -1,6 +1,7 @@
 """An AWS client writes the event table; fans of both protocols are served."""
 
 import asyncio
+import functools
 
 from checks import (
     EVENTS,
@@ -128,17 +129,21 @@ async def odd_attributes():
     await fan.close()
 
 
+@functools.lru_cache
+def streams():
+    return client("dynamodbstreams", "DYNAMODB_PORT")
+
+
 def records_of(event_id):
     """All records of one event in the table's stream, in its order."""
-    streams = client("dynamodbstreams", "DYNAMODB_PORT")
     arn = dynamodb().describe_table(TableName=EVENTS)["Table"]["LatestStreamArn"]
     records = []
-    for shard in streams.describe_stream(StreamArn=arn)["StreamDescription"]["Shards"]:
-        iterator = streams.get_shard_iterator(
+    for shard in streams().describe_stream(StreamArn=arn)["StreamDescription"]["Shards"]:
+        iterator = streams().get_shard_iterator(
             StreamArn=arn, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
         )["ShardIterator"]
         while iterator:
-            page = streams.get_records(ShardIterator=iterator)
+            page = streams().get_records(ShardIterator=iterator)
             records += page["Records"]
             iterator = page.get("NextShardIterator") if page["Records"] else None
     key = {"event_id": {"S": event_id}}
@@ -171,7 +176,7 @@ async def the_stream():
     await delete("streamed")
     table = dynamodb().describe_table(TableName=EVENTS)["Table"]
     assert table["StreamSpecification"]["StreamViewType"] == "NEW_AND_OLD_IMAGES", table
-    listed = client("dynamodbstreams", "DYNAMODB_PORT").list_streams(TableName=EVENTS)["Streams"]
+    listed = streams().list_streams(TableName=EVENTS)["Streams"]
     assert table["LatestStreamArn"] in [stream["StreamArn"] for stream in listed], listed
 
     await eventually(lambda: records_of("streamed")[2:])

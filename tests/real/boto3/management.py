@@ -17,7 +17,8 @@ def management():
 
 async def connection_of(consumer_id):
     def look():
-        items = dynamodb().scan(TableName=SESSIONS)["Items"]
+        pages = dynamodb().get_paginator("scan").paginate(TableName=SESSIONS)
+        items = [item for page in pages for item in page["Items"]]
         mine = [item for item in items if item.get("consumer_id") == {"S": consumer_id}]
         return mine and mine[0]["session_id"]["S"]
 

@@ -1,6 +1,7 @@
 """An AWS client reads and spoils the session table; fans are served all the same."""
 
-import asyncio
+import os
+import subprocess
 
 from checks import EVENTS, SESSIONS, Fan, dynamodb, eventually, is_set, is_set_of, row, run
 
@@ -69,28 +70,58 @@ async def left_over_rows():
     for number, attributes in enumerate(GHOSTS):
         put_ghost("plain-%d" % number, attributes)
         put_ghost("indexed-%d" % number, {**attributes, **INDEXED})
-    put_ghost("whole-plain", WHOLE)
-    put_ghost("whole-indexed", {**WHOLE, **INDEXED})
-
-    table = dynamodb()
-    for event_id, attributes in (("to-all", {}), ("routed", {"content_id": "final"})):
-        table.put_item(TableName=EVENTS, Item=row(event_id, **attributes))
-        envelope = await second.receive_until(is_set_of(event_id))
-        assert envelope["components"], envelope
-        await first.receive_until(is_set)
+    put_ghost("whole", {**WHOLE, **INDEXED})
+    await event_reaches("to-all", {}, first, second)
+    await event_reaches("routed", {"content_id": "final"}, first, second)
     # A row that could be served and whose connection is gone goes at the first attempt.
-    await eventually(lambda: not [item for item in scan() if "whole" in item["session_id"]["S"]])
-    for event_id in ("to-all", "routed"):
-        table.delete_item(TableName=EVENTS, Key={"event_id": {"S": event_id}})
+    await eventually(lambda: not ghost_is_there("whole"))
     await first.close()
     await second.close()
     await eventually(lambda: all(is_ghost(item) for item in scan()))
+    forget_ghosts()
+
+
+async def upgraded_rows():
+    """a row of the prototype is found after `touchline tables upgrade`; its ghost then goes"""
+    put_ghost("before", WHOLE)
+    touchline = os.path.join(os.environ["BINARIES"], "touchline")
+    endpoint = "http://127.0.0.1:%s" % os.environ["DYNAMODB_PORT"]
+    command = [touchline, "tables", "upgrade", "--dynamodb-endpoint", endpoint]
+    upgrade = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert upgrade.returncode == 0, upgrade
+    first = await Fan.connect("camille", content_id="final")
+    second = await Fan.connect("diego", content_id="final", protocol=2)
+    await event_reaches("upgraded", {"content_id": "final"}, first, second)
+    await eventually(lambda: not ghost_is_there("before"))
+    await first.close()
+    await second.close()
+    await eventually(lambda: not scan())
+
+
+async def event_reaches(event_id, attributes, first, second):
+    """Puts an event that both fans must receive, and deletes it."""
+    table = dynamodb()
+    table.put_item(TableName=EVENTS, Item=row(event_id, **attributes))
+    envelope = await second.receive_until(is_set_of(event_id))
+    assert envelope["components"], envelope
+    await first.receive_until(is_set)
+    table.delete_item(TableName=EVENTS, Key={"event_id": {"S": event_id}})
+
+
+def ghost_is_there(name):
+    return [item for item in scan() if item["session_id"]["S"] == "ghost-" + name]
+
+
+def forget_ghosts():
     for item in scan():
-        table.delete_item(TableName=SESSIONS, Key={"session_id": item["session_id"]})
+        if is_ghost(item):
+            key = {"session_id": item["session_id"]}
+            dynamodb().delete_item(TableName=SESSIONS, Key=key)
 
 
 async def a_row_that_is_changed_behind_a_connection():
     """a connection whose row is deleted by hand is closed or served, and disturbs nobody"""
+    forget_ghosts()
     orphan = await Fan.connect("camille", content_id="final")
     await eventually(lambda: len(scan()) == 1)
     table = dynamodb()
@@ -104,4 +135,9 @@ async def a_row_that_is_changed_behind_a_connection():
     await eventually(lambda: not scan())
 
 
-run(the_session_table, left_over_rows, a_row_that_is_changed_behind_a_connection)
+run(
+    the_session_table,
+    left_over_rows,
+    upgraded_rows,
+    a_row_that_is_changed_behind_a_connection,
+)
