@@ -185,9 +185,9 @@ impl Lineage {
         }
     }
 
-    /// The tip of a shard is no longer known, because its iterator expired before anything came: it
-    /// is read from its oldest record.
-    pub fn lose_tip(&mut self, id: &str) {
+    /// The place in a shard is no longer known, or no longer there: it is read from its oldest
+    /// record.
+    pub fn restart(&mut self, id: &str) {
         if let Some(node) = self.shards.get_mut(id) {
             node.state = State::Reading(ReadFrom::Oldest);
         }

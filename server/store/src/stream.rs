@@ -11,6 +11,7 @@ use std::{
 use aws_sdk_dynamodbstreams::{
     Client,
     error::ProvideErrorMetadata,
+    operation::get_records::GetRecordsOutput,
     types::{Record, Shard, ShardIteratorType},
 };
 use tracing::warn;
@@ -24,8 +25,8 @@ use crate::{
     tables::Store,
 };
 
-/// Pages that one poll reads at most, of up to 1,000 records each.
-const PAGES_A_POLL_MAX: usize = 200;
+/// Pages that one poll reads of a shard at most, of up to 1,000 records each.
+const PAGES_A_SHARD_MAX: usize = 100;
 /// How often the shards are listed: DescribeStream may be called 10 times a second.
 const LIST_EVERY: Duration = Duration::from_secs(30);
 /// How often they are listed while the children of a finished shard are awaited.
@@ -71,7 +72,8 @@ pub struct ChangeStream {
     is_resumed: bool,
     lineage: Lineage,
     iterators: HashMap<String, String>,
-    listed_at: Instant,
+    /// When the shards were listed last; `None` when they should be at once.
+    listed_at: Option<Instant>,
     /// What was read and not returned yet, because reading failed after it.
     pending: Polled,
     /// The progress that the last successful poll returned.
@@ -101,7 +103,7 @@ impl ChangeStream {
             is_resumed: false,
             lineage: Lineage::default(),
             iterators: HashMap::new(),
-            listed_at: Instant::now(),
+            listed_at: Some(Instant::now()),
             pending: Polled::default(),
             returned: BTreeMap::new(),
         };
@@ -154,8 +156,9 @@ impl ChangeStream {
     ///
     /// Reads a bounded number of pages, so under a flood a call ends before the tip and the next
     /// one goes on. A shard that fails stops only itself; the call fails when nothing else was read.
-    /// `Error::Conflict` when unread records are gone from the stream: open it anew and read the
-    /// table's rows.
+    /// `Error::Conflict`, once, when unread records are gone from the stream: events may have changed
+    /// in them, so whoever needs their states reads the table's rows. The next call goes on with what
+    /// the stream still holds.
     pub async fn poll(&mut self) -> Result<Polled> {
         let failure = self.read_to_tip().await.err();
         let pending = &mut self.pending;
@@ -163,11 +166,7 @@ impl ChangeStream {
         pending.changes.changes = conflated.changes;
         pending.changes.dropped += conflated.dropped;
         match failure {
-            Some(Failed::Trimmed) => {
-                return Err(Error::Conflict(
-                    "unread records are gone from the stream: open it anew".to_owned(),
-                ));
-            }
+            Some(Failed::Trimmed) => return Err(Failed::Trimmed.into()),
             Some(Failed::Other(error)) if self.pending == Polled::default() => return Err(error),
             Some(Failed::Other(error)) => warn!(%error, "a shard of the stream could not be read"),
             None => {}
@@ -185,7 +184,6 @@ impl ChangeStream {
     }
 
     async fn read_to_tip(&mut self) -> Result<(), Failed> {
-        let mut pages_left = PAGES_A_POLL_MAX;
         let mut failure = None;
         let mut done = HashSet::new();
         loop {
@@ -195,7 +193,7 @@ impl ChangeStream {
             let Some(id) = next.map(|(id, _)| (*id).to_owned()) else {
                 return failure.map_or(Ok(()), Err);
             };
-            match self.read_shard(&id, &mut pages_left).await {
+            match self.read_shard(&id).await {
                 Ok(()) => {}
                 Err(Failed::Trimmed) => return Err(Failed::Trimmed),
                 Err(other) => failure = Some(other),
@@ -211,10 +209,13 @@ impl ChangeStream {
         } else {
             LIST_EVERY
         };
-        if self.listed_at.elapsed() < every {
+        if self
+            .listed_at
+            .is_some_and(|listed_at| listed_at.elapsed() < every)
+        {
             return Ok(());
         }
-        self.listed_at = Instant::now();
+        self.listed_at = Some(Instant::now());
         match self.list().await {
             Ok(listing) => {
                 let lost = self.lineage.observe(&listing.shards);
@@ -232,57 +233,63 @@ impl ChangeStream {
         }
     }
 
-    /// Reads one shard until a page is empty, the shard ends, or the pages are used up.
-    async fn read_shard(&mut self, id: &str, pages_left: &mut usize) -> Result<(), Failed> {
-        while *pages_left > 0 {
-            *pages_left -= 1;
-            let iterator = match self.iterators.get(id) {
-                Some(iterator) => iterator.clone(),
-                None => self.take_iterator(id).await?,
-            };
-            let request = self.client.get_records().shard_iterator(iterator);
-            let page = match request.send().await {
-                Ok(page) => page,
-                Err(error) => {
-                    self.iterators.remove(id);
-                    match error.code() {
-                        Some("ExpiredIteratorException") => {
-                            if self.lineage.from(id) == Some(&ReadFrom::Tip) {
-                                self.lineage.lose_tip(id);
-                            }
-                            continue;
-                        }
-                        Some("TrimmedDataAccessException") => return Err(Failed::Trimmed),
-                        _ => {
-                            if self.lineage.from(id) == Some(&ReadFrom::Tip) {
-                                // The iterator is all that names this place.
-                                self.lineage.lose_tip(id);
-                            }
-                            return Err(Failed::Other(Error::from_sdk(STREAM, error)));
-                        }
-                    }
-                }
+    /// Reads one shard until a page is empty, the shard ends, or it had its share of pages.
+    async fn read_shard(&mut self, id: &str) -> Result<(), Failed> {
+        for _ in 0..PAGES_A_SHARD_MAX {
+            let Some(page) = self.page(id).await? else {
+                continue;
             };
             let records = page.records.unwrap_or_default();
             let is_empty = records.is_empty();
             for record in records {
                 self.take_record(id, record);
             }
-            match page.next_shard_iterator {
-                Some(next) => self.iterators.insert(id.to_owned(), next),
-                None => {
-                    self.lineage.finish(id);
-                    // Its children may already be there.
-                    self.listed_at -= LIST_EVERY_WAITING.min(self.listed_at.elapsed());
-                    self.iterators.remove(id);
-                    return Ok(());
-                }
+            let Some(next) = page.next_shard_iterator else {
+                self.lineage.finish(id);
+                self.iterators.remove(id);
+                // Its children may already be there.
+                self.listed_at = None;
+                return Ok(());
             };
+            self.iterators.insert(id.to_owned(), next);
             if is_empty {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// The next page of a shard; `None` when its iterator expired and a new one is needed.
+    async fn page(&mut self, id: &str) -> Result<Option<GetRecordsOutput>, Failed> {
+        let iterator = match self.iterators.get(id) {
+            Some(iterator) => iterator.clone(),
+            None => self.take_iterator(id).await?,
+        };
+        let request = self.client.get_records().shard_iterator(iterator);
+        let error = match request.send().await {
+            Ok(page) => return Ok(Some(page)),
+            Err(error) => error,
+        };
+        if error.code() == Some("TrimmedDataAccessException") {
+            self.iterators.remove(id);
+            self.lineage.restart(id);
+            return Err(Failed::Trimmed);
+        }
+        let is_expired = error.code() == Some("ExpiredIteratorException");
+        let error = Error::from_sdk(STREAM, error);
+        if !is_expired && matches!(error, Error::Unavailable(_) | Error::Throttled(_)) {
+            // The iterator is as good as before.
+            return Err(Failed::Other(error));
+        }
+        self.iterators.remove(id);
+        if self.lineage.from(id) == Some(&ReadFrom::Tip) {
+            // Nothing but the iterator named this place.
+            self.lineage.restart(id);
+        }
+        if is_expired {
+            return Ok(None);
+        }
+        Err(Failed::Other(error))
     }
 
     fn take_record(&mut self, shard: &str, record: Record) {
@@ -330,10 +337,14 @@ impl ChangeStream {
             .set_sequence_number(sequence)
             .send()
             .await;
-        let taken = taken.map_err(|error| match error.code() {
-            Some("TrimmedDataAccessException") => Failed::Trimmed,
-            _ => Failed::Other(Error::from_sdk(STREAM, error)),
-        })?;
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(error) if error.code() == Some("TrimmedDataAccessException") => {
+                self.lineage.restart(id);
+                return Err(Failed::Trimmed);
+            }
+            Err(error) => return Err(Failed::Other(Error::from_sdk(STREAM, error))),
+        };
         let iterator = taken.shard_iterator.unwrap_or_default();
         self.iterators.insert(id.to_owned(), iterator.clone());
         Ok(iterator)
@@ -372,7 +383,10 @@ enum Failed {
 impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Trimmed => Self::Conflict("the stream is trimmed".to_owned()),
+            Failed::Trimmed => Self::Conflict(
+                "unread records are gone from the stream: events may have changed unseen"
+                    .to_owned(),
+            ),
             Failed::Other(error) => error,
         }
     }
@@ -416,5 +430,34 @@ impl Listing {
             let place = |sequence: &str| Position::new("", sequence);
             place(oldest).is_after(&place(read))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodbstreams::types::SequenceNumberRange;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_before_the_oldest_record_that_is_left_cannot_be_resumed() {
+        let range = SequenceNumberRange::builder()
+            .starting_sequence_number("000000000000000000100")
+            .build();
+        let shard = Shard::builder()
+            .shard_id("a")
+            .sequence_number_range(range)
+            .build();
+        let mut listing = Listing::default();
+        listing.take(shard);
+        let after = |sequence: &str| {
+            let progress = ShardProgress::After(sequence.to_owned());
+            BTreeMap::from([("a".to_owned(), progress)])
+        };
+        assert!(listing.is_trimmed_past(&after("000000000000000000099")));
+        assert!(!listing.is_trimmed_past(&after("000000000000000000100")));
+        assert!(!listing.is_trimmed_past(&after("1000000000000000000000")));
+        let start = BTreeMap::from([("a".to_owned(), ShardProgress::Start)]);
+        assert!(!listing.is_trimmed_past(&start));
     }
 }

@@ -31,7 +31,7 @@ fn applied(event: usize, sequence: &str) -> (EventId, Applied) {
 }
 
 #[track_caller]
-fn assert_conflict<T: std::fmt::Debug>(result: Result<T, Error>) {
+fn assert_conflict<T: std::fmt::Debug>(result: &Result<T, Error>) {
     assert!(matches!(result, Err(Error::Conflict(_))), "{result:?}");
 }
 
@@ -41,11 +41,11 @@ async fn a_lease_is_taken_once_renewed_by_its_owner_and_given_back() {
     assert_eq!(store.lease().await.unwrap(), None);
     let held = store.take_lease("one", "http://one", None).await.unwrap();
     assert_eq!(store.lease().await.unwrap(), Some(held.clone()));
-    assert_conflict(store.take_lease("two", "http://two", None).await);
+    assert_conflict(&store.take_lease("two", "http://two", None).await);
     let renewed = store.renew_lease(&held).await.unwrap();
     assert!(renewed.counter > held.counter);
     // Whoever saw the lease before its renewal sees that the owner lives.
-    assert_conflict(store.take_lease("two", "http://two", Some(&held)).await);
+    assert_conflict(&store.take_lease("two", "http://two", Some(&held)).await);
     // The same renewal again, as when its answer was lost.
     assert_eq!(store.renew_lease(&held).await.unwrap(), renewed);
     let taken = store
@@ -53,8 +53,8 @@ async fn a_lease_is_taken_once_renewed_by_its_owner_and_given_back() {
         .await
         .unwrap();
     assert_eq!(taken.address, "http://two");
-    assert_conflict(store.renew_lease(&renewed).await);
-    assert_conflict(store.release_lease(&renewed).await);
+    assert_conflict(&store.renew_lease(&renewed).await);
+    assert_conflict(&store.release_lease(&renewed).await);
     store.release_lease(&taken).await.unwrap();
     let free = store.lease().await.unwrap().unwrap();
     assert_eq!((free.owner.as_str(), free.address.as_str()), ("", ""));
@@ -89,7 +89,7 @@ async fn progress_is_recorded_whole_and_read_back() {
 #[tokio::test]
 async fn a_checkpoint_is_conditional_on_the_lease() {
     let (_embedded, store) = prepared().await;
-    assert_conflict(store.record_progress("one", &checkpoint("1"), &[]).await);
+    assert_conflict(&store.record_progress("one", &checkpoint("1"), &[]).await);
     let held = store.take_lease("one", "", None).await.unwrap();
     store
         .record_progress("one", &checkpoint("1"), &[])
@@ -97,7 +97,7 @@ async fn a_checkpoint_is_conditional_on_the_lease() {
         .unwrap();
     store.take_lease("two", "", Some(&held)).await.unwrap();
     assert_conflict(
-        store
+        &store
             .record_progress("one", &checkpoint("2"), &[applied(1, "2")])
             .await,
     );

@@ -31,7 +31,7 @@ async fn reading_drains_to_the_tip_and_keeps_the_newest_state_of_each_event() {
     let (_embedded, store) = prepared().await;
     let mut stream = ChangeStream::open(&store, None).await.unwrap();
     assert!(!stream.resumed());
-    for score in 0..1_500 {
+    for score in 0..1_100 {
         let state = state("1", &[("score", &score.to_string())], &[]);
         store.put_event(&state, false).await.unwrap();
     }
@@ -42,9 +42,9 @@ async fn reading_drains_to_the_tip_and_keeps_the_newest_state_of_each_event() {
     let polled = stream.poll().await.unwrap();
     assert_eq!(
         scores(&polled.changes.changes),
-        [entry("1", Some("1499")), entry("2", Some("0"))]
+        [entry("1", Some("1099")), entry("2", Some("0"))]
     );
-    assert_eq!(polled.changes.dropped, 1_499);
+    assert_eq!(polled.changes.dropped, 1_099);
     let positions: Vec<_> = polled
         .changes
         .changes
