@@ -1,6 +1,8 @@
 //! The server with `--recommender personalize`, against the stand-in over the real SDK: what is
 //! asked, how often, and what a caller sees when Personalize fails.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
