@@ -1,0 +1,195 @@
+//! `touchline local`: the whole system on this machine, and what happens in it, as it happens. The
+//! system itself is `stack`; this file starts it, watches it, and ends it.
+
+mod banner;
+mod log;
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::Args;
+use futures::{StreamExt, TryStreamExt};
+use tokio::{sync::broadcast::error::RecvError, time::sleep_until};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_client::Client;
+use tracing_subscriber::EnvFilter;
+
+use self::log::Log;
+use crate::{
+    Error,
+    args::Format,
+    demo,
+    fan::{Fan, Heard, Protocol, listen},
+    output,
+    replay::{Pace, play},
+    stack::{Stack, StackArgs},
+};
+
+/// The embedded engine warns of every answer that is no success, a table's absence included.
+const LOG_DEFAULT: &str = "warn,dynoxide=error";
+
+/// Flags of `touchline local`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Everything listens on loopback only. Ctrl-C ends it in order, a second one at once; the data is there
+at the next start.
+
+Examples:
+  touchline                                the demo, data in ./.touchline
+  touchline --memory --speed 120           nothing kept, two match minutes a second
+  touchline --no-replay --no-demo          an empty system to write to
+  touchline --grpc-port 0 --fans-port 0    any free ports, said at the start")]
+pub struct LocalArgs {
+    #[command(flatten)]
+    /// What runs, and where
+    pub stack: StackArgs,
+    #[command(flatten)]
+    /// How fast the match is
+    pub pace: Pace,
+    /// Play no match: events come from you alone
+    #[arg(long)]
+    pub no_replay: bool,
+    /// Demo fans to connect, each a consumer of the demo on a WebSocket of its own; at most 1,000
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(..=1000), value_name = "COUNT")]
+    pub fans: u16,
+    /// What the services log to standard error, such as info or touchline_push=debug
+    #[arg(
+        long,
+        env = "TOUCHLINE_LOG",
+        default_value = LOG_DEFAULT,
+        value_name = "FILTER"
+    )]
+    pub log: EnvFilter,
+    #[command(flatten)]
+    /// How it looks
+    pub format: Format,
+}
+
+/// Runs the command until `shutdown`.
+pub async fn run(args: LocalArgs, shutdown: CancellationToken) -> Result<(), Error> {
+    let begin = Instant::now();
+    tracing_subscriber::fmt()
+        .with_env_filter(args.log)
+        .with_writer(std::io::stderr)
+        .with_ansi(output::has_terminal())
+        .init();
+    let data = (!args.stack.memory).then(|| args.stack.data_dir.clone());
+    let demo = args.stack.demo;
+    let stack = tokio::select! {
+        stack = Stack::start(args.stack) => stack?,
+        () = shutdown.cancelled() => return Err(Error::Interrupted),
+    };
+    let fans = TaskTracker::new();
+    if demo {
+        connect_fans(&fans, &stack, args.fans, &shutdown);
+    }
+    fans.close();
+
+    let watched = async {
+        match args.format.json {
+            true => output::line(banner::json(stack.addresses(), data.as_deref()))?,
+            false => output::line(banner::text(
+                stack.addresses(),
+                data.as_deref(),
+                begin.elapsed(),
+                !args.no_replay,
+            ))?,
+        }
+        if args.no_replay {
+            shutdown.cancelled().await;
+            return Ok(());
+        }
+        watch_replay(&stack, args.pace, args.format, &shutdown).await
+    };
+    let watched = watched.await;
+    // Whatever ended the watching, the stack ends in order.
+    shutdown.cancel();
+    end(stack, &fans, data).await?;
+    watched
+}
+
+/// Connects the demo's fans, who print nothing: they are there to be served.
+fn connect_fans(tasks: &TaskTracker, stack: &Stack, count: u16, shutdown: &CancellationToken) {
+    let consumers = demo::consumers();
+    for (number, consumer) in consumers
+        .iter()
+        .cycle()
+        .take(usize::from(count))
+        .enumerate()
+    {
+        let fan = Fan {
+            consumer_id: consumer.consumer_id.clone(),
+            device_id: format!("demo-{number}"),
+            content_id: demo::CONTENT_ID.to_owned(),
+            protocol: Protocol::V2,
+        };
+        let messages = listen(stack.addresses().gateway_url(), fan);
+        let listening = async move {
+            let served = messages.try_for_each(|heard| async {
+                if let Heard::Interrupted { reason, .. } = heard {
+                    tracing::debug!(reason, "a demo fan is interrupted");
+                }
+                Ok(())
+            });
+            if let Err(error) = served.await {
+                tracing::warn!(%error, "a demo fan cannot connect");
+            }
+        };
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(listening));
+    }
+}
+
+/// Plays the match and prints a line for each moment, once its fan-out is known.
+async fn watch_replay(
+    stack: &Stack,
+    pace: Pace,
+    format: Format,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let server = stack.addresses().server_url();
+    let failed = |source| Error::Server {
+        server: server.clone(),
+        source,
+    };
+    let mut rounds = stack.rounds();
+    let client = Client::connect(&server).map_err(failed)?;
+    let game = demo::world_cup_final();
+    let event_id = game.event_id.to_string();
+    let mut played = play(client, game, event_id, pace, true).boxed();
+    let mut log = Log::default();
+    if !format.json {
+        output::line(log::header())?;
+    }
+    loop {
+        let overdue = log.overdue_at();
+        let entries = tokio::select! {
+            next = played.try_next() => match next.map_err(failed)? {
+                Some(played) => log.played(played, Instant::now()),
+                None => return Ok(()),
+            },
+            round = rounds.recv() => match round {
+                Ok(round) => log.round(&round),
+                Err(RecvError::Lagged(_)) => Vec::new(),
+                Err(RecvError::Closed) => return Ok(()),
+            },
+            () = async { sleep_until(overdue.expect("checked by the branch's condition").into()).await },
+                if overdue.is_some() => log.overdue(Instant::now()),
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        entries.iter().try_for_each(|entry| match format.json {
+            true => output::line(entry.json()),
+            false => output::line(entry.text()),
+        })?;
+    }
+}
+
+/// Ends everything, and says so.
+async fn end(stack: Stack, fans: &TaskTracker, data: Option<PathBuf>) -> Result<(), Error> {
+    output::note("\nending in order; Ctrl-C again ends at once");
+    fans.wait().await;
+    stack.stop().await?;
+    match data {
+        Some(folder) => output::note(format_args!("ended; the data is in {}", folder.display())),
+        None => output::note("ended; nothing was kept"),
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! Writing to the terminal. Colour is for terminals only, and never where NO_COLOR is set; nothing
+//! is said by colour alone.
+
+use std::{
+    fmt::Display,
+    io::{IsTerminal, Write},
+};
+
+use anstyle::{AnsiColor, Style};
+
+use crate::Error;
+
+/// Less important than what stands beside it.
+pub const FAINT: Style = Style::new().dimmed();
+/// A name.
+pub const STRONG: Style = Style::new().bold();
+/// Something new.
+pub const NEW: Style = AnsiColor::Green.on_default();
+/// The moment of a goal.
+pub const LOUD: Style = AnsiColor::Yellow.on_default().bold();
+
+/// Text in a style.
+pub fn styled(style: Style, text: impl Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// One line on standard output.
+pub fn line(text: impl Display) -> Result<(), Error> {
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// One line on standard error, for what is not the answer: progress, warnings. That it cannot be
+/// written stops nothing.
+pub fn note(text: impl Display) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Whether progress bars have somebody to look at them.
+pub fn has_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}

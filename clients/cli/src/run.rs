@@ -1,0 +1,109 @@
+//! From the command line to an exit code: 0 it worked, 1 it failed, 2 the command line is wrong
+//! (clap's), 130 interrupted before there was an answer. Decides nothing else.
+
+use std::{future::ready, process::ExitCode};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Error,
+    args::{Cli, Command},
+    commands::{completions, event, fan, items, local, replay, tables, watch},
+    output,
+};
+
+const INTERRUPTED: u8 = 130;
+
+/// Runs a command to its end.
+pub fn run(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::note(format_args!("touchline: cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(interruptible(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(format_args!("touchline: {error}"));
+            match error {
+                Error::Interrupted => ExitCode::from(INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Runs the command on a task of its own, so that a second Ctrl-C ends a busy one too.
+async fn interruptible(cli: Cli) -> Result<(), Error> {
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(command(cli, shutdown.clone()));
+    let signals = async {
+        signal().await;
+        shutdown.cancel();
+        signal().await;
+        std::process::exit(i32::from(INTERRUPTED));
+    };
+    tokio::select! {
+        ended = tasks.join_next() => match ended {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => Err(Error::Part { what: "a bug in touchline", source: panic.into() }),
+            None => Ok(()),
+        },
+        never = signals => never,
+    }
+}
+
+/// The command's work. Boxed, since a command holds whole clients of AWS.
+fn command(cli: Cli, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    match cli.command.unwrap_or(Command::Local(cli.local)) {
+        // These end in order by themselves.
+        Command::Local(args) => local::run(args, shutdown).boxed(),
+        Command::Watch(args) => watch::run(args, shutdown).boxed(),
+        Command::Fan(args) => fan::run(args, shutdown).boxed(),
+        Command::Replay(args) => replay::run(args, shutdown).boxed(),
+        // These can be left anywhere: each of their writes stands for itself.
+        Command::Event(command) => until(shutdown, event::run(command).boxed()).boxed(),
+        Command::Items(command) => until(shutdown, items::run(command).boxed()).boxed(),
+        Command::Tables(command) => until(shutdown, tables::run(command).boxed()).boxed(),
+        Command::Completions(args) => ready(completions::run(&args)).boxed(),
+    }
+}
+
+async fn until(
+    shutdown: CancellationToken,
+    command: BoxFuture<'static, Result<(), Error>>,
+) -> Result<(), Error> {
+    tokio::select! {
+        result = command => result,
+        () = shutdown.cancelled() => Err(Error::Interrupted),
+    }
+}
+
+/// Waits for Ctrl-C or, where there is such a thing, a request to terminate.
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}

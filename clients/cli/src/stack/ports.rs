@@ -1,0 +1,106 @@
+//! Whether every port can be had, asked before anything is started. Keeps none of them: another
+//! process can still come in between, and then the part that wants the port says so.
+
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, TcpListener},
+};
+
+use super::StackArgs;
+use crate::Error;
+
+struct Port {
+    port: u16,
+    what: &'static str,
+    flag: &'static str,
+}
+
+/// Finds the first port that cannot be had.
+pub(super) fn check(args: &StackArgs) -> Result<(), Error> {
+    let wanted = wanted(args);
+    for (place, port) in wanted.iter().enumerate() {
+        if let Some(first) = wanted[..place].iter().find(|first| first.port == port.port) {
+            return Err(Error::PortTwice {
+                port: port.port,
+                first: first.flag,
+                second: port.flag,
+            });
+        }
+        try_to_listen(port)?;
+    }
+    Ok(())
+}
+
+/// The ports that are asked for by number.
+fn wanted(args: &StackArgs) -> Vec<Port> {
+    let port = |port, what, flag| Port { port, what, flag };
+    let mut ports = vec![
+        port(
+            args.dynamodb_port,
+            "the embedded DynamoDB",
+            "--dynamodb-port",
+        ),
+        port(args.grpc_port, "the server (gRPC)", "--grpc-port"),
+        port(
+            args.push_grpc_port,
+            "the push adapter (gRPC)",
+            "--push-grpc-port",
+        ),
+        port(args.fans_port, "the fans' WebSocket", "--fans-port"),
+        port(
+            args.management_port,
+            "the gateway's management API",
+            "--management-port",
+        ),
+    ];
+    ports.retain(|port| port.port != 0);
+    ports
+}
+
+fn try_to_listen(wanted: &Port) -> Result<(), Error> {
+    let &Port { port, what, flag } = wanted;
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            Err(Error::PortTaken { port, what, flag })
+        }
+        Err(source) => Err(Error::Port {
+            port,
+            what,
+            flag,
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_named_with_its_flag() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let args = StackArgs {
+            management_port: taken.local_addr().unwrap().port(),
+            ..StackArgs::in_memory()
+        };
+        let error = check(&args).unwrap_err().to_string();
+        assert!(error.contains("--management-port"), "{error}");
+        drop(taken);
+        check(&args).unwrap();
+    }
+
+    #[test]
+    fn two_flags_never_share_a_port() {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let args = StackArgs {
+            grpc_port: port,
+            fans_port: port,
+            ..StackArgs::in_memory()
+        };
+        let error = check(&args).unwrap_err().to_string();
+        assert!(error.contains("--grpc-port and by --fans-port"), "{error}");
+    }
+}
