@@ -1,0 +1,237 @@
+//! `touchline local`, and the other commands against it.
+
+use serde_json::json;
+
+use crate::support::{Local, touchline};
+
+#[tokio::test]
+async fn events_are_written_read_listed_and_deleted() {
+    let local = Local::start(None, &["--no-replay"]).await;
+
+    let put = local
+        .ask(&[
+            "event",
+            "put",
+            "1",
+            "match_event=GOAL",
+            "match_type=FINAL",
+            "--json",
+        ])
+        .await
+        .json();
+    assert_eq!(put["event_id"], "1");
+    let merged = local
+        .ask(&[
+            "event",
+            "put",
+            "1",
+            "match_event=PENALTY",
+            "--content-id",
+            "tv",
+            "--merge",
+            "--json",
+        ])
+        .await
+        .json();
+    assert_eq!(
+        merged["attributes"],
+        json!({"match_event": "PENALTY", "match_type": "FINAL"})
+    );
+    assert_eq!(merged["content_ids"], json!(["tv"]));
+
+    let got = local.ask(&["event", "get", "1", "--json"]).await.json();
+    assert_eq!(got["attributes"], merged["attributes"]);
+    let listed = local.ask(&["event", "list", "--json"]).await.json();
+    assert_eq!(listed["event_id"], "1");
+    let people = local.ask(&["event", "get", "1"]).await;
+    assert!(people.out.contains("match_event"), "{people:?}");
+    assert!(!people.out.contains('\u{1b}'), "colour is for terminals");
+
+    local.ask(&["event", "delete", "1", "--json"]).await.json();
+    let gone = local.ask(&["event", "get", "1"]).await;
+    assert!(gone.error().contains("no such event"), "{gone:?}");
+    assert_eq!(local.ask(&["event", "delete", "1"]).await.code, Some(1));
+}
+
+#[tokio::test]
+async fn a_refused_request_names_the_field() {
+    let local = Local::start(None, &["--no-replay"]).await;
+    let id = "x".repeat(257);
+    let said = local.ask(&["event", "put", &id, "a=b"]).await;
+    assert!(said.error().contains("event_id"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_watch_sees_each_change_and_ends_with_the_event() {
+    let local = Local::start(None, &["--no-replay"]).await;
+    local
+        .ask(&["event", "put", "1", "match_event=GOAL"])
+        .await
+        .worked();
+    let mut watch = local.follow(&["watch", "1", "--consumer", "diego", "--json"]);
+    let first = watch.json().await;
+    assert_eq!(first["type"], "state");
+    assert_eq!(first["state"]["attributes"]["match_event"], "GOAL");
+    assert!(
+        first["component_set"]["components"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+    );
+
+    local
+        .ask(&["event", "put", "1", "match_event=PENALTY"])
+        .await
+        .worked();
+    watch
+        .json_where(|line| line["state"]["attributes"]["match_event"] == "PENALTY")
+        .await;
+    local.ask(&["event", "delete", "1"]).await.worked();
+    let ended = watch.json_where(|line| line["type"] == "ended").await;
+    assert_eq!(ended["event_id"], "1");
+}
+
+#[tokio::test]
+async fn fans_of_both_protocols_receive_what_is_put() {
+    let local = Local::start(None, &["--no-replay", "--fans", "0"]).await;
+    let mut first = local.fan(&["diego", "--protocol", "1"]);
+    assert_eq!(first.json().await, json!({"status": "success"}));
+    local
+        .ask(&["event", "put", "1", "match_event=GOAL"])
+        .await
+        .worked();
+    let set = first.json().await;
+    assert!(set["PLAYER"].is_string(), "{set}");
+
+    // A second fan comes late and is shown what stands.
+    let mut second = local.fan(&["diego"]);
+    let envelope = second.json_where(|line| line["type"] == "components").await;
+    let components = envelope["components"].as_array().unwrap();
+    for component in components {
+        let item_type = component["item_type"].as_str().unwrap();
+        assert_eq!(set[item_type], component["item_id"]);
+    }
+    local.ask(&["event", "delete", "1"]).await.worked();
+    second.json_where(|line| line["type"] == "ended").await;
+}
+
+#[tokio::test]
+async fn the_built_in_replay_serves_the_demo_fans() {
+    let mut local = Local::start(None, &["--speed", "600"]).await;
+    let served = local
+        .running
+        .json_where(|line| line["fans"].as_u64().is_some_and(|fans| fans > 0))
+        .await;
+    assert_eq!(served["type"], "moment");
+    assert!(
+        served["change_to_last_ms"].as_f64().unwrap() > 0.0,
+        "{served}"
+    );
+}
+
+#[tokio::test]
+async fn a_replay_moves_any_server() {
+    let local = Local::start(None, &["--no-replay"]).await;
+    let mut replay = local.follow(&[
+        "replay",
+        "--world-cup-final",
+        "--event",
+        "7",
+        "--speed",
+        "6000",
+        "--json",
+    ]);
+    let moment = replay
+        .json_where(|line| line["state"]["attributes"]["match_event"] == "GOAL")
+        .await;
+    assert_eq!(moment["state"]["event_id"], "7");
+    let now = local.ask(&["event", "get", "7", "--json"]).await.json();
+    assert!(now["attributes"]["display_clock"].is_string(), "{now}");
+}
+
+#[tokio::test]
+async fn items_are_loaded_into_the_tables_of_a_running_stack() {
+    let local = Local::start(None, &["--no-replay", "--no-demo"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("items.csv");
+    let header = "ITEM_ID,ITEM_LABEL,ITEM_TYPE,TWITTER_FOLLOWER_COUNT,INSTA_FOLLOWER_COUNT,\
+        FIFA_OVR_RATE,FIFA_POT_RATE,FIFA_STATS,IS_CELEB,COUNTRY,IS_MONETIZE,IS_ENGAGE";
+    std::fs::write(
+        &file,
+        format!("{header}\nITEM_ID_1,Poll,GENERAL,,,,,,no,,no,yes\n"),
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let load = [
+        "items",
+        "load",
+        file,
+        "--json",
+        "--dynamodb-endpoint",
+        &local.dynamodb,
+    ];
+    assert_eq!(touchline(&load).await.json(), json!({"loaded": 1}));
+    for command in ["create", "upgrade"] {
+        let said = touchline(&["tables", command, "--dynamodb-endpoint", &local.dynamodb]).await;
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_data_is_there_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::start(Some(folder.path()), &["--no-replay"]).await;
+    local
+        .ask(&["event", "put", "1", "match_event=GOAL"])
+        .await
+        .worked();
+    assert_eq!(local.running.signal("INT").await, Some(0));
+
+    let again = Local::start(Some(folder.path()), &["--no-replay"]).await;
+    let got = again.ask(&["event", "get", "1", "--json"]).await.json();
+    assert_eq!(got["attributes"]["match_event"], "GOAL");
+}
+
+#[tokio::test]
+async fn the_data_is_there_after_a_kill_9_in_the_middle_of_a_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut local = Local::start(Some(folder.path()), &["--speed", "600"]).await;
+    local
+        .ask(&["event", "put", "mine", "match_event=GOAL"])
+        .await
+        .worked();
+    local
+        .running
+        .json_where(|line| line["type"] == "moment")
+        .await;
+    assert_eq!(local.running.signal("KILL").await, None);
+
+    let again = Local::start(Some(folder.path()), &["--no-replay"]).await;
+    for event in ["1", "mine"] {
+        let got = again.ask(&["event", "get", event, "--json"]).await.json();
+        assert!(got["attributes"]["match_event"].is_string(), "{got}");
+    }
+}
+
+#[tokio::test]
+async fn one_folder_belongs_to_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Local::start(Some(folder.path()), &["--no-replay"]).await;
+    let path = folder.path().to_str().unwrap();
+    let said = touchline(&[
+        "--data-dir",
+        path,
+        "--no-replay",
+        "--fans-port",
+        "0",
+        "--management-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--push-grpc-port",
+        "0",
+        "--dynamodb-port",
+        "0",
+    ])
+    .await;
+    assert!(said.error().contains(path), "{said:?}");
+}

@@ -1,0 +1,7 @@
+//! The binary as its users meet it: real processes, real ports, real signals.
+
+#![expect(clippy::unwrap_used, reason = "what surprises a test ends it")]
+
+mod local;
+mod support;
+mod usage;
