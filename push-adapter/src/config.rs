@@ -161,8 +161,16 @@ pub struct PushArgs {
     /// One post's time; a leader stops posting this long before its lease ends
     #[arg(long, env = "TOUCHLINE_POST_TIMEOUT", default_value = "1s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub post_timeout: Duration,
+    /// Calls to the session table on behalf of fans and gone connections in flight; 1 to 10,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_SESSION_CALLS_AT_ONCE",
+        default_value_t = 64,
+        value_name = "N"
+    )]
+    pub session_calls_at_once: usize,
     /// How long shutdown waits for work in flight
-    #[arg(long, env = "TOUCHLINE_DRAIN_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, env = "TOUCHLINE_DRAIN_TIMEOUT", default_value = "2s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
     /// Limits of the WebSocket front.
     #[command(flatten)]
@@ -268,6 +276,20 @@ impl PushArgs {
                 ));
             }
         }
+        for (flag, address, advertised, by) in [
+            ("--listen", self.listen, &self.advertise, "--advertise"),
+            (
+                "--management-listen",
+                self.management_listen,
+                &self.management_advertise,
+                "--management-advertise",
+            ),
+        ] {
+            if address.ip().is_unspecified() && advertised.is_none() {
+                let accepted = format!("others reach it by no such address; {by} names one");
+                return Err(invalid(flag, &address.to_string(), &accepted));
+            }
+        }
         Ok(())
     }
 
@@ -277,6 +299,11 @@ impl PushArgs {
             ("--batch-consumers", self.batch_consumers, 1_000),
             ("--batches-at-once", self.batches_at_once, 256),
             ("--posts-at-once", self.posts_at_once, 10_000),
+            (
+                "--session-calls-at-once",
+                self.session_calls_at_once,
+                10_000,
+            ),
             ("--fans-max", self.fans.fans_max, 10_000_000),
             (
                 "--fans-per-address-max",
@@ -441,6 +468,18 @@ mod tests {
             ..PushArgs::default()
         };
         meant.validate().unwrap();
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_reach_needs_one_to_advertise() {
+        let error = refused(|args| {
+            args.insecure = true;
+            args.listen = "0.0.0.0:50052".parse().unwrap();
+        });
+        assert_eq!(
+            error,
+            "--listen 0.0.0.0:50052: others reach it by no such address; --advertise names one"
+        );
     }
 
     #[test]

@@ -26,6 +26,9 @@ use components::{Components, Shown};
 use crate::connections::{Connections, Limits, delivery::measure};
 use walk::{Tally, Walk};
 
+/// How far a push's time grows when it is tried again.
+const PUSH_TIME_FACTOR_MAX: u32 = 16;
+
 /// How long a round's report waits for fans who read slowly.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -124,6 +127,8 @@ pub struct FanOut {
     connections: Arc<dyn Connections>,
     options: FanOutOptions,
     events: Semaphore,
+    /// Calls to the session table in flight, with the front's.
+    session_calls: Arc<Semaphore>,
     rounds: broadcast::Sender<Round>,
     tracker: TaskTracker,
 }
@@ -135,8 +140,8 @@ impl FanOut {
         components: Components,
         connections: Arc<dyn Connections>,
         options: FanOutOptions,
-        rounds: broadcast::Sender<Round>,
-        tracker: TaskTracker,
+        session_calls: Arc<Semaphore>,
+        (rounds, tracker): (broadcast::Sender<Round>, TaskTracker),
     ) -> Self {
         Self {
             events: Semaphore::new(options.events_at_once),
@@ -144,6 +149,7 @@ impl FanOut {
             components,
             connections,
             options,
+            session_calls,
             rounds,
             tracker,
         }
@@ -153,12 +159,13 @@ impl FanOut {
     /// something newer supersedes it. `observed` is when the change was read.
     ///
     /// A session is served once, however often the walk has to begin again. What is still open when
-    /// the push's deadline passes is reported as failed and tried again with longer pauses: no fan
-    /// ends behind because the server was away for longer than one push.
+    /// the push's deadline passes is reported as failed and tried again, with longer pauses and more
+    /// time: no fan ends behind because the server was away for longer than one push.
     pub async fn reach(&self, task: &Task, observed: Instant, superseded: &CancellationToken) {
         let mut walk = Walk::new(self, task);
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-        let mut deadline = Instant::now() + self.options.push_deadline;
+        let mut time = self.options.push_deadline;
+        let mut deadline = Instant::now() + time;
         let (mut mark, mut measurement) = measure(observed);
         loop {
             let limits = Limits {
@@ -187,7 +194,9 @@ impl FanOut {
                 () = superseded.cancelled() => {}
             }
             if late {
-                deadline = Instant::now() + self.options.push_deadline;
+                // More time too, in case the crowd is what took it.
+                time = (time * 2).min(self.options.push_deadline * PUSH_TIME_FACTOR_MAX);
+                deadline = Instant::now() + time;
             }
         }
     }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async_with_config,
     tungstenite::{
@@ -58,6 +61,9 @@ pub struct Gateway {
     pub endpoint: String,
     /// Its limits.
     pub limits: FanLimits,
+    /// Calls to the session table in flight: each has a connection of its own to DynamoDB, and a
+    /// crowd that comes back at once must not take them all.
+    pub session_calls: Arc<Semaphore>,
     addresses: Addresses,
 }
 
@@ -70,6 +76,7 @@ impl Gateway {
         components: Components,
         (stage, endpoint): (String, String),
         limits: FanLimits,
+        session_calls: Arc<Semaphore>,
     ) -> Self {
         Self {
             addresses: Addresses {
@@ -84,6 +91,7 @@ impl Gateway {
             stage,
             endpoint,
             limits,
+            session_calls,
         }
     }
 }

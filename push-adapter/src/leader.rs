@@ -119,14 +119,14 @@ pub async fn lead(leader: Arc<Leader>, shutdown: CancellationToken) {
             held = acquiring => held,
             () = follow::follow(&leader) => None,
         };
-        let Some(held) = held else {
+        let Some(taken) = held else {
             return;
         };
         tracing::info!("leading");
         Counts::add(&leader.counts.terms, 1);
         let lost = CancellationToken::new();
-        let (held, still) = watch::channel(held);
-        let keeping = lease::keep(&leader.store, &leader.options, &held);
+        let (held, still) = watch::channel(taken.row);
+        let keeping = lease::keep(&leader.store, &leader.options, &held, taken.asked);
         let working = term::work(&leader, &lost, &shutdown);
         tokio::pin!(working);
         tokio::select! {

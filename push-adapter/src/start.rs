@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
-    sync::{broadcast, watch},
+    sync::{Semaphore, broadcast, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use touchline_store::{feed::Feed, tables::Store};
@@ -117,7 +117,15 @@ pub async fn start(
     let tracker = TaskTracker::new();
     let (rounds, _) = broadcast::channel(ROUNDS);
     let led = watch::Sender::new(None);
-    let fan_out = fan_out(&args, &store, &components, own.clone(), &rounds, &tracker);
+    let session_calls = Arc::new(Semaphore::new(args.session_calls_at_once));
+    let fan_out = FanOut::new(
+        store.clone(),
+        components.clone(),
+        connections(&args, own.clone()),
+        fan_out_options(&args),
+        session_calls.clone(),
+        (rounds.clone(), tracker.clone()),
+    );
     let leader = Arc::new(Leader {
         store: store.clone(),
         fan_out: Arc::new(fan_out),
@@ -153,31 +161,32 @@ pub async fn start(
         }
     });
     if let (Some(front), Some(own)) = (front, own) {
-        serve_front(&args, front, own, store, components, &running, &drained);
+        let gateway = Gateway::new(
+            store,
+            own.1.clone(),
+            running.feeds.clone(),
+            components,
+            (args.stage.clone(), own.0),
+            args.fans.clone(),
+            session_calls,
+        );
+        serve_front(front, gateway, &running, &drained, args.drain_timeout);
     }
     tracker.close();
     Ok(running)
 }
 
 fn serve_front(
-    args: &PushArgs,
     front: FrontListeners,
-    (endpoint, local): (String, Arc<Local>),
-    store: Store,
-    components: Components,
+    gateway: Gateway,
     running: &Running,
     stopping: &CancellationToken,
+    drain: Duration,
 ) {
-    let gateway = Arc::new(Gateway::new(
-        store,
-        local.clone(),
-        running.feeds.clone(),
-        components,
-        (args.stage.clone(), endpoint),
-        args.fans.clone(),
-    ));
+    let local = gateway.local.clone();
+    let gateway = Arc::new(gateway);
     // A fan who does not listen when told goodbye holds the others up no longer than this.
-    let drain = args.drain_timeout.max(Duration::from_secs(1));
+    let drain = drain.max(Duration::from_secs(2));
     running
         .tracker
         .spawn(gateway::serve(gateway, front.fans, stopping.clone(), drain));
@@ -189,36 +198,23 @@ fn serve_front(
     });
 }
 
-fn fan_out(
-    args: &PushArgs,
-    store: &Store,
-    components: &Components,
-    own: Option<(String, Arc<Local>)>,
-    rounds: &broadcast::Sender<Round>,
-    tracker: &TaskTracker,
-) -> FanOut {
+fn connections(args: &PushArgs, own: Option<(String, Arc<Local>)>) -> Arc<dyn Connections> {
     let api_gateway = ApiGateway::new(ApiGatewayOptions {
         endpoint: args.api_gateway_endpoint.clone(),
-        region: None,
         timeout: args.post_timeout,
         posts_at_once: args.posts_at_once,
     });
-    let connections: Arc<dyn Connections> = Arc::new(Fronts::new(own, api_gateway));
-    let options = FanOutOptions {
+    Arc::new(Fronts::new(own, api_gateway))
+}
+
+fn fan_out_options(args: &PushArgs) -> FanOutOptions {
+    FanOutOptions {
         events_at_once: args.events_at_once,
         batch_consumers: args.batch_consumers,
         batches_at_once: args.batches_at_once,
         posts_at_once: args.posts_at_once,
         push_deadline: args.push_deadline,
-    };
-    FanOut::new(
-        store.clone(),
-        components.clone(),
-        connections,
-        options,
-        rounds.clone(),
-        tracker.clone(),
-    )
+    }
 }
 
 fn leader_options(args: &PushArgs, grpc_address: SocketAddr) -> LeaderOptions {

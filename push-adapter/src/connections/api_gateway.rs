@@ -38,8 +38,6 @@ const UNREACHABLE_ATTEMPTS_MAX: u32 = 3;
 pub struct ApiGatewayOptions {
     /// Where connections are posted to whose row names no endpoint.
     pub endpoint: Option<String>,
-    /// AWS region.
-    pub region: Option<String>,
     /// One post's time.
     pub timeout: Duration,
     /// Posts in flight, in all.
@@ -99,8 +97,7 @@ impl ApiGateway {
         if let Some(client) = self.clients().by_endpoint.get(endpoint) {
             return Ok(client.clone());
         }
-        let region = self.options.region.as_deref();
-        let shared = sdk_config(region, Some(endpoint), self.options.timeout).await;
+        let shared = sdk_config(region(endpoint), Some(endpoint), self.options.timeout).await;
         let config = Builder::from(&shared)
             .endpoint_url(endpoint)
             .retry_config(RetryConfig::disabled())
@@ -225,6 +222,13 @@ impl Clients {
     }
 }
 
+/// The region that an API's own host name says it is in: requests are signed for it.
+fn region(endpoint: &str) -> Option<&str> {
+    let (_, rest) = endpoint.split_once(".execute-api.")?;
+    let (region, _) = rest.split_once(".amazonaws.com")?;
+    Some(region)
+}
+
 /// Sorts the protocol's answers by what can be done (API Gateway developer guide, `@connections`:
 /// 410 gone, 413 too large, 403 forbidden, 429 limit exceeded).
 fn classify<E>(error: &SdkError<E, Response>) -> Attempt
@@ -253,5 +257,17 @@ where
         429 => Attempt::Throttled,
         500.. => Attempt::Unreachable(format!("status {status}, {code}")),
         _ => Attempt::Failed(PostError::Refused(format!("status {status}, {code}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_signed_for_the_region_in_the_endpoints_name() {
+        let endpoint = "https://abc123.execute-api.eu-west-1.amazonaws.com/dev";
+        assert_eq!(region(endpoint), Some("eu-west-1"));
+        assert_eq!(region("http://127.0.0.1:8082/dev"), None);
     }
 }

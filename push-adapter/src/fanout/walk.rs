@@ -309,6 +309,7 @@ impl<'a> Walk<'a> {
             }
             Err(PostError::Gone) => {
                 count(&self.tally.gone);
+                let _permit = self.fan_out.session_calls.acquire().await;
                 // A row that stays is met again by the next change, or goes by its TTL.
                 if let Err(error) = self
                     .fan_out

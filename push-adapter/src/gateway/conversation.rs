@@ -49,7 +49,11 @@ pub(super) async fn hold(
     connection: &Arc<Connection>,
     stopping: &CancellationToken,
 ) {
-    let opened = routes::connect(&gateway.store, &connection.id, &gateway.endpoint).await;
+    let opened = {
+        // The semaphore is never closed; without a permit the call would only be less polite.
+        let _permit = gateway.session_calls.acquire().await;
+        routes::connect(&gateway.store, &connection.id, &gateway.endpoint).await
+    };
     let closing = if opened.status == 200 {
         converse(gateway, &mut socket, connection, stopping).await
     } else {
@@ -65,6 +69,7 @@ pub(super) async fn hold(
     drop(socket);
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
     for _ in 0..CLOSING_ATTEMPTS_MAX {
+        let permit = gateway.session_calls.acquire().await;
         if routes::disconnect(&gateway.store, &connection.id)
             .await
             .status
@@ -72,6 +77,7 @@ pub(super) async fn hold(
         {
             return;
         }
+        drop(permit);
         tokio::time::sleep(backoff.pause()).await;
     }
 }
@@ -210,6 +216,7 @@ async fn handle(gateway: Arc<Gateway>, connection: Arc<Connection>, text: Utf8By
         Route::SendMessage => {
             connection.registering();
             let store = &gateway.store;
+            let _permit = gateway.session_calls.acquire().await;
             routes::sendmessage(store, &connection.id, &request_id(), &text).await
         }
     };

@@ -38,12 +38,19 @@ impl Watched {
     }
 }
 
+/// A lease that was just taken.
+pub(super) struct Taken {
+    pub(super) row: LeaseRow,
+    /// The moment before it was asked for.
+    pub(super) asked: Instant,
+}
+
 /// Waits until the lease can be taken and takes it; `None` on shutdown.
 pub(super) async fn acquire(
     store: &Store,
     options: &LeaderOptions,
     shutdown: &CancellationToken,
-) -> Option<LeaseRow> {
+) -> Option<Taken> {
     let mut watched = Watched::default();
     let mut pause = Duration::ZERO;
     loop {
@@ -65,11 +72,12 @@ pub(super) async fn acquire(
         if !free && !options.sole {
             continue;
         }
+        let asked = Instant::now();
         match store
             .take_lease(&options.owner, &options.address, row.as_ref())
             .await
         {
-            Ok(held) => return Some(held),
+            Ok(row) => return Some(Taken { row, asked }),
             Err(Error::Conflict(_)) => {}
             Err(error) => tracing::warn!(%error, "the lease cannot be taken"),
         }
@@ -77,11 +85,16 @@ pub(super) async fn acquire(
 }
 
 /// Renews the lease and returns when it is lost: taken by somebody else, or not renewed in time.
-pub(super) async fn keep(store: &Store, options: &LeaderOptions, held: &watch::Sender<LeaseRow>) {
+pub(super) async fn keep(
+    store: &Store,
+    options: &LeaderOptions,
+    held: &watch::Sender<LeaseRow>,
+    taken: Instant,
+) {
     let lasting = options.lease_duration.saturating_sub(options.lease_margin);
     let every = options.lease_duration / RENEWALS;
     // The moment before the last renewal was asked for: others cannot have seen it earlier.
-    let mut renewed = Instant::now();
+    let mut renewed = taken;
     loop {
         let asked = Instant::now() + every;
         let ends = renewed + lasting;

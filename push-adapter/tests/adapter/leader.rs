@@ -104,8 +104,12 @@ async fn a_second_adapter_stands_by_and_takes_over_when_the_lease_stands_still()
 }
 
 #[tokio::test]
-async fn a_leader_whose_lease_is_taken_stops_leading_at_once() {
-    let world = World::start().await;
+async fn a_leader_whose_lease_is_taken_stops_leading() {
+    let world = World::with(|args| {
+        args.sole_leader = false;
+        args.lease_duration = Duration::from_secs(2);
+    })
+    .await;
     let mut led = world.adapter.running.led();
     let row = world.store.lease().await.unwrap().unwrap();
     let lost = async {
@@ -183,4 +187,26 @@ async fn a_leader_that_was_cut_off_in_the_middle_shows_the_newest_state_again() 
     ann.register("ann", "final").await;
     assert_eq!(ann.hear().await, shown("ann", "PENALTY"));
     beside.stop().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_stands_still_is_taken_over_after_its_duration() {
+    let (_embedded, store) = crate::support::store().await;
+    let server = crate::support::StubServer::start().await;
+    // A leader that died without a word.
+    let dead = "http://127.0.0.1:1";
+    store.take_lease("dead", dead, None).await.unwrap();
+    let began = std::time::Instant::now();
+    let adapter = Adapter::start(
+        PushArgs {
+            sole_leader: false,
+            lease_duration: Duration::from_millis(500),
+            post_timeout: Duration::from_millis(100),
+            ..args(&server)
+        },
+        &store,
+    )
+    .await;
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    adapter.stop().await;
 }

@@ -35,8 +35,8 @@ pub(crate) fn args(server: &StubServer) -> PushArgs {
         server: server.url(),
         sole_leader: true,
         poll_interval: Duration::from_millis(10),
-        lease_duration: Duration::from_secs(1),
-        post_timeout: Duration::from_millis(300),
+        // A starved machine must not cost the lease.
+        lease_duration: Duration::from_secs(10),
         ..PushArgs::default()
     }
 }

@@ -24,6 +24,9 @@ use touchline_proto::v1::{
 /// Consumers with these names have no answer.
 pub(crate) const UNKNOWN: &str = "unknown-consumer";
 
+/// Consumers with these names have no answer while failures are to come.
+pub(crate) const FLAKY: &str = "flaky-consumer";
+
 pub(crate) struct StubServer {
     address: SocketAddr,
     stub: Stub,
@@ -78,11 +81,6 @@ impl StubServer {
         self.stub.failures.store(requests, Ordering::SeqCst);
     }
 
-    /// Requests that are still to fail.
-    pub(crate) fn failures(&self) -> usize {
-        self.stub.failures.load(Ordering::SeqCst)
-    }
-
     /// Answers wait until this is taken back.
     pub(crate) fn hold(&self, held: bool) {
         self.stub.held.send_replace(held);
@@ -94,36 +92,39 @@ impl StubServer {
     }
 }
 
-impl Stub {
-    fn answer(&self, request: &BatchGetComponentsRequest) -> BatchGetComponentsResponse {
-        let state = request.state.as_ref().unwrap();
-        let match_event = state
-            .attributes
-            .get("match_event")
-            .map_or("", String::as_str);
-        let mut part = BatchGetComponentsResponse::default();
-        let mut sets: HashMap<&str, u32> = HashMap::new();
-        for (index, consumer) in request.consumer_ids.iter().enumerate() {
-            let answer = if consumer.starts_with(UNKNOWN) {
-                Answer::Error(ConsumerError {
-                    code: tonic::Code::NotFound.into(),
-                    message: "no such consumer".to_owned(),
-                })
-            } else {
-                let set = *sets.entry(consumer).or_insert_with(|| {
-                    part.component_sets.push(set(consumer, match_event));
-                    part.component_sets.len() as u32 - 1
-                });
-                Answer::ComponentSetIndex(set)
-            };
-            part.answers.push(ConsumerAnswer {
-                consumer_index: index as u32,
-                answer: Some(answer),
-                recommendation_id: format!("recommendation-{consumer}"),
+fn answer(request: &BatchGetComponentsRequest, fails: bool) -> BatchGetComponentsResponse {
+    let state = request.state.as_ref().unwrap();
+    let match_event = state
+        .attributes
+        .get("match_event")
+        .map_or("", String::as_str);
+    let mut part = BatchGetComponentsResponse::default();
+    let mut sets: HashMap<&str, u32> = HashMap::new();
+    let error = |code: tonic::Code| {
+        Answer::Error(ConsumerError {
+            code: code.into(),
+            message: "no answer".to_owned(),
+        })
+    };
+    for (index, consumer) in request.consumer_ids.iter().enumerate() {
+        let answer = if consumer.starts_with(UNKNOWN) {
+            error(tonic::Code::NotFound)
+        } else if consumer.starts_with(FLAKY) && fails {
+            error(tonic::Code::Unavailable)
+        } else {
+            let set = *sets.entry(consumer).or_insert_with(|| {
+                part.component_sets.push(set(consumer, match_event));
+                part.component_sets.len() as u32 - 1
             });
-        }
-        part
+            Answer::ComponentSetIndex(set)
+        };
+        part.answers.push(ConsumerAnswer {
+            consumer_index: index as u32,
+            answer: Some(answer),
+            recommendation_id: format!("recommendation-{consumer}"),
+        });
     }
+    part
 }
 
 fn set(consumer: &str, match_event: &str) -> ComponentSet {
@@ -169,15 +170,20 @@ impl ComponentService for Stub {
             .lock()
             .unwrap()
             .push((match_event.unwrap_or_default(), request.consumer_ids.len()));
+        let flaky = request
+            .consumer_ids
+            .iter()
+            .any(|consumer| consumer.starts_with(FLAKY));
         let fails = |left: usize| left.checked_sub(1);
         let (ordering, failures) = (Ordering::SeqCst, &self.failures);
-        if failures.fetch_update(ordering, ordering, fails).is_ok() {
+        let fails = failures.fetch_update(ordering, ordering, fails).is_ok();
+        if fails && !flaky {
             return Err(Status::unavailable("told to fail"));
         }
         let mut held = self.held.subscribe();
         held.wait_for(|held| !held).await.unwrap();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        sender.try_send(Ok(self.answer(&request))).unwrap();
+        sender.try_send(Ok(answer(&request, fails))).unwrap();
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
