@@ -330,11 +330,11 @@ async fn who_has_to_wait_for_an_answer_costs_no_other_fan_a_second_message() {
     let mut ann = world.registered("ann").await;
     let mut flaky = world.registered(FLAKY).await;
     let mut rounds = world.adapter.running.rounds();
-    world.server.fail(usize::MAX);
+    world.server.set_flaky(true);
     world.put("1", "GOAL").await;
     let served = round(&mut rounds, |round| round.pushed > 0).await;
     assert_eq!((served.pushed, served.failed), (1, 1));
-    world.server.fail(0);
+    world.server.set_flaky(false);
     assert_eq!(flaky.hear().await, shown(FLAKY, "GOAL"));
     assert_eq!(ann.hear().await, shown("ann", "GOAL"));
     ann.has_heard_nothing().await;

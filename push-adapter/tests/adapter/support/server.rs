@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -24,7 +24,7 @@ use touchline_proto::v1::{
 /// Consumers with these names have no answer.
 pub(crate) const UNKNOWN: &str = "unknown-consumer";
 
-/// Consumers with these names have no answer while failures are to come.
+/// Consumers with these names have no answer for now while the server is flaky.
 pub(crate) const FLAKY: &str = "flaky-consumer";
 
 pub(crate) struct StubServer {
@@ -37,6 +37,7 @@ pub(crate) struct StubServer {
 struct Stub {
     /// Requests to come that fail with UNAVAILABLE.
     failures: Arc<AtomicUsize>,
+    flaky: Arc<AtomicBool>,
     /// Answers wait while this says so.
     held: Arc<watch::Sender<bool>>,
     /// The states asked for and how many consumers were in each question.
@@ -53,6 +54,7 @@ impl StubServer {
         let address = listener.local_addr().unwrap();
         let stub = Stub {
             failures: Arc::default(),
+            flaky: Arc::default(),
             held: Arc::new(watch::Sender::new(false)),
             asked: Arc::default(),
         };
@@ -81,6 +83,11 @@ impl StubServer {
         self.stub.failures.store(requests, Ordering::SeqCst);
     }
 
+    /// Some consumers have no answer for now.
+    pub(crate) fn set_flaky(&self, flaky: bool) {
+        self.stub.flaky.store(flaky, Ordering::SeqCst);
+    }
+
     /// Answers wait until this is taken back.
     pub(crate) fn hold(&self, held: bool) {
         self.stub.held.send_replace(held);
@@ -92,7 +99,7 @@ impl StubServer {
     }
 }
 
-fn answer(request: &BatchGetComponentsRequest, fails: bool) -> BatchGetComponentsResponse {
+fn answer(request: &BatchGetComponentsRequest, flaky: bool) -> BatchGetComponentsResponse {
     let state = request.state.as_ref().unwrap();
     let match_event = state
         .attributes
@@ -109,7 +116,7 @@ fn answer(request: &BatchGetComponentsRequest, fails: bool) -> BatchGetComponent
     for (index, consumer) in request.consumer_ids.iter().enumerate() {
         let answer = if consumer.starts_with(UNKNOWN) {
             error(tonic::Code::NotFound)
-        } else if consumer.starts_with(FLAKY) && fails {
+        } else if consumer.starts_with(FLAKY) && flaky {
             error(tonic::Code::Unavailable)
         } else {
             let set = *sets.entry(consumer).or_insert_with(|| {
@@ -170,20 +177,17 @@ impl ComponentService for Stub {
             .lock()
             .unwrap()
             .push((match_event.unwrap_or_default(), request.consumer_ids.len()));
-        let flaky = request
-            .consumer_ids
-            .iter()
-            .any(|consumer| consumer.starts_with(FLAKY));
         let fails = |left: usize| left.checked_sub(1);
         let (ordering, failures) = (Ordering::SeqCst, &self.failures);
-        let fails = failures.fetch_update(ordering, ordering, fails).is_ok();
-        if fails && !flaky {
+        if failures.fetch_update(ordering, ordering, fails).is_ok() {
             return Err(Status::unavailable("told to fail"));
         }
         let mut held = self.held.subscribe();
         held.wait_for(|held| !held).await.unwrap();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        sender.try_send(Ok(answer(&request, fails))).unwrap();
+        sender
+            .try_send(Ok(answer(&request, self.flaky.load(Ordering::SeqCst))))
+            .unwrap();
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
