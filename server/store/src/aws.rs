@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, meta::region::RegionProviderChain, retry::RetryConfig,
+    timeout::TimeoutConfig,
+};
 use aws_credential_types::{Credentials, provider::ProvideCredentials};
 use aws_smithy_http_client::{
     Builder,
@@ -46,14 +49,20 @@ pub async fn sdk_config(
                 .operation_attempt_timeout(timeout)
                 .build(),
         );
+    let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let region = region.filter(|region| !region.is_empty());
-    if let Some(region) = region.or(endpoint.and(Some(ENDPOINT_REGION))) {
-        loader = loader.region(Region::new(region.to_owned()));
-    }
+    let region = region.map(|region| Region::new(region.to_owned()));
+    let default = Region::from_static(ENDPOINT_REGION);
+    loader = match (region, endpoint) {
+        (Some(region), _) => loader.region(region),
+        // Asking the rest of the chain would be asking the instance that this is not.
+        (None, Some(_)) if is_plain => loader.region(default),
+        (None, Some(_)) => loader.region(RegionProviderChain::default_provider().or_else(default)),
+        (None, None) => loader,
+    };
     if let Some(endpoint) = endpoint {
         loader = loader.endpoint_url(endpoint);
     }
-    let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     if is_plain {
         // Without TLS the system's certificates need not be read.
         loader = loader.http_client(Builder::new().build_http());

@@ -38,16 +38,24 @@ pub(crate) async fn store(embedded: &Embedded) -> Store {
 
 pub(crate) fn args(embedded: &Embedded) -> StoreArgs {
     StoreArgs {
-        aws: AwsArgs {
-            region: None,
-            dynamodb_endpoint: Some(format!("http://{}", embedded.address())),
-        },
-        names: TableNames {
-            event: EVENT_TABLE.to_owned(),
-            session: SESSION_TABLE.to_owned(),
-            item: ITEM_TABLE.to_owned(),
-            lease: LEASE_TABLE.to_owned(),
-        },
+        aws: no_region(format!("http://{}", embedded.address())),
+        names: names(),
+    }
+}
+
+pub(crate) fn no_region(endpoint: String) -> AwsArgs {
+    AwsArgs {
+        region: None,
+        dynamodb_endpoint: Some(endpoint),
+    }
+}
+
+pub(crate) fn names() -> TableNames {
+    TableNames {
+        event: EVENT_TABLE.to_owned(),
+        session: SESSION_TABLE.to_owned(),
+        item: ITEM_TABLE.to_owned(),
+        lease: LEASE_TABLE.to_owned(),
     }
 }
 

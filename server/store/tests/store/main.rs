@@ -10,5 +10,6 @@ mod events;
 mod items;
 mod lease;
 mod sessions;
+mod shards;
 mod stream;
 mod tables;
