@@ -23,6 +23,8 @@ struct Stream {
     records: usize,
     /// Records before this one are gone.
     trimmed: usize,
+    /// Trims as the embedded engine does: the range of a shard moves, and nobody is told.
+    is_trimming_silent: bool,
     /// Iterators given before this one have expired.
     iterators_expired: usize,
     iterators: usize,
@@ -80,7 +82,14 @@ impl Stream {
             .find(|id| after.is_none_or(|after| id.as_str() < after))
             .unwrap();
         let shard = &self.shards[id];
-        let first = shard.records.first().map(|(record, _)| sequence(*record));
+        let trimmed = if self.is_trimming_silent {
+            self.trimmed
+        } else {
+            0
+        };
+        let mut records = shard.records.iter();
+        let first = records.find(|(record, _)| *record >= trimmed);
+        let first = first.map(|(record, _)| sequence(*record));
         let last = shard.records.last().filter(|_| shard.is_closed);
         json!({ "StreamDescription": {
             "Shards": [{
@@ -103,7 +112,7 @@ impl Stream {
             "AFTER_SEQUENCE_NUMBER" => {
                 let after = request["SequenceNumber"].as_str().unwrap();
                 let record: usize = after.parse().unwrap();
-                if record < self.trimmed {
+                if record < self.trimmed && !self.is_trimming_silent {
                     return Err("TrimmedDataAccessException");
                 }
                 record
@@ -128,6 +137,9 @@ impl Stream {
             return Err("ExpiredIteratorException");
         }
         let from: usize = from.parse().unwrap();
+        if (1..self.trimmed).contains(&from) && !self.is_trimming_silent {
+            return Err("TrimmedDataAccessException");
+        }
         let shard = &self.shards[id];
         let mut left = shard
             .records
@@ -278,38 +290,45 @@ async fn an_iterator_that_expired_is_taken_anew_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn a_checkpoint_past_the_trim_horizon_is_not_resumed() {
-    let (shared, store, _serving) = serve(&["a"]).await;
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
-    shared.lock().unwrap().put("a", "1");
-    poll(&mut stream).await;
-    let checkpoint = stream.checkpoint();
-    for _ in 0..5 {
+    for is_trimming_silent in [false, true] {
+        let (shared, store, _serving) = serve(&["a"]).await;
+        shared.lock().unwrap().is_trimming_silent = is_trimming_silent;
+        let mut stream = ChangeStream::open(&store, None).await.unwrap();
         shared.lock().unwrap().put("a", "1");
+        poll(&mut stream).await;
+        let checkpoint = stream.checkpoint();
+        for _ in 0..5 {
+            shared.lock().unwrap().put("a", "1");
+        }
+        shared.lock().unwrap().trimmed = 4;
+        let mut stream = ChangeStream::open(&store, Some(&checkpoint)).await.unwrap();
+        assert!(!stream.resumed());
+        shared.lock().unwrap().put("a", "2");
+        assert_eq!(poll(&mut stream).await, entries(&[("2", "6")]));
     }
-    shared.lock().unwrap().trimmed = 4;
-    let mut stream = ChangeStream::open(&store, Some(&checkpoint)).await.unwrap();
-    assert!(!stream.resumed());
-    shared.lock().unwrap().put("a", "2");
-    assert_eq!(poll(&mut stream).await, entries(&[("2", "6")]));
 }
 
 #[tokio::test]
 async fn unread_records_that_are_gone_are_told_once_and_the_rest_is_read() {
-    let (shared, store, _serving) = serve(&["a"]).await;
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
-    shared.lock().unwrap().put("a", "1");
-    poll(&mut stream).await;
-    for event in ["lost", "lost", "kept"] {
-        shared.lock().unwrap().put("a", event);
+    for is_iterator_expired in [false, true] {
+        let (shared, store, _serving) = serve(&["a"]).await;
+        let mut stream = ChangeStream::open(&store, None).await.unwrap();
+        shared.lock().unwrap().put("a", "1");
+        poll(&mut stream).await;
+        for event in ["lost", "lost", "kept"] {
+            shared.lock().unwrap().put("a", event);
+        }
+        {
+            let mut shared = shared.lock().unwrap();
+            shared.trimmed = 3;
+            if is_iterator_expired {
+                shared.iterators_expired = shared.iterators;
+            }
+        }
+        let told = stream.poll().await;
+        assert!(matches!(told, Err(Error::Conflict(_))), "{told:?}");
+        assert_eq!(poll(&mut stream).await, entries(&[("kept", "3")]));
     }
-    {
-        let mut shared = shared.lock().unwrap();
-        shared.trimmed = 3;
-        shared.iterators_expired = shared.iterators;
-    }
-    let told = stream.poll().await;
-    assert!(matches!(told, Err(Error::Conflict(_))), "{told:?}");
-    assert_eq!(poll(&mut stream).await, entries(&[("kept", "3")]));
 }
 
 #[tokio::test]
