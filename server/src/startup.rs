@@ -171,7 +171,7 @@ async fn recommender(
                 interactions: args.interactions.clone(),
                 feedback: args.feedback.clone(),
             };
-            let ranker = Arc::new(EmbeddedRecommender::open(config)?);
+            let ranker = Arc::new(EmbeddedRecommender::open(&config)?);
             let rankings = Rankings::direct(ranker.clone(), counters.clone());
             let catalog = catalog(Box::new(move |items| ranker.set_items(items)));
             (Arc::new(catalog), Arc::new(rankings))
