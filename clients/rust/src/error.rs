@@ -1,6 +1,6 @@
 //! What can go wrong with a call, in terms of what the caller can do. Does not know which call.
 
-use std::{fmt, time::Duration};
+use std::{error::Error as _, fmt, time::Duration};
 
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
@@ -130,8 +130,9 @@ impl From<Status> for Error {
             Code::Cancelled if caused_by::<TimeoutExpired>(&status).is_some() => {
                 Self::TimedOut(status)
             }
-            // A connection that breaks in the middle of an answer.
-            Code::Unknown | Code::Internal if caused_by::<std::io::Error>(&status).is_some() => {
+            // What a service answers has no cause here: this is a connection that broke in the
+            // middle of an answer.
+            Code::Cancelled | Code::Unknown | Code::Internal if status.source().is_some() => {
                 Self::Unavailable {
                     retry_after: None,
                     status,
@@ -169,9 +170,10 @@ fn invalid_text(violations: &[Violation], status: &Status) -> String {
 /// The operating system's word where there is one ("connection refused" says more than
 /// "transport error"), otherwise the service's.
 fn unavailable_text(status: &Status) -> String {
-    match caused_by::<std::io::Error>(status) {
-        Some(error) => error.to_string(),
-        None => status.message().to_owned(),
+    match (caused_by::<std::io::Error>(status), status.code()) {
+        (Some(error), _) => error.to_string(),
+        (None, Code::Unavailable) => status.message().to_owned(),
+        (None, _) => "the connection broke".to_owned(),
     }
 }
 
@@ -180,7 +182,7 @@ fn connect_error(status: &Status) -> Option<&tonic::ConnectError> {
 }
 
 fn caused_by<E: std::error::Error + 'static>(status: &Status) -> Option<&E> {
-    let mut cause = std::error::Error::source(status);
+    let mut cause = status.source();
     while let Some(error) = cause {
         if let Some(found) = error.downcast_ref::<E>() {
             return Some(found);

@@ -36,35 +36,47 @@ pub enum Watched {
 /// What the reader of a watch has seen last.
 #[derive(Debug, Default)]
 struct Shown {
-    position: Option<proto::Position>,
+    state: Option<proto::EventState>,
     set_id: String,
-    version: String,
+    position: Option<proto::Position>,
 }
 
 impl Shown {
     /// Takes a message, or drops it because it is older than what is shown, or the same again.
     fn take(&mut self, message: proto::WatchEventResponse) -> Option<Watched> {
         let state = message.state?;
-        let set_id = message
-            .component_set
-            .as_ref()
-            .map_or("", |set| set.set_id.as_str());
-        let same = state.version == self.version && set_id == self.set_id;
-        if let (Some(shown), Some(new)) = (&self.position, &state.position)
-            && shown.epoch == new.epoch
-            && (new.sequence < shown.sequence || (new.sequence == shown.sequence && same))
-        {
+        let set = message.component_set.as_ref();
+        let set_id = set.map_or("", |set| set.set_id.as_str());
+        if self.is_after(&state) || self.is_same(&state, set_id) {
             return None;
         }
         set_id.clone_into(&mut self.set_id);
-        self.version.clone_from(&state.version);
         if state.position.is_some() {
             self.position.clone_from(&state.position);
         }
+        self.state = Some(state.clone());
         Some(Watched::State {
             state,
             component_set: message.component_set,
         })
+    }
+
+    /// Only positions of one epoch can be compared; anything else is taken as news.
+    fn is_after(&self, state: &proto::EventState) -> bool {
+        match (&self.position, &state.position) {
+            (Some(shown), Some(new)) => shown.epoch == new.epoch && shown.sequence > new.sequence,
+            _ => false,
+        }
+    }
+
+    /// Where a state stands makes no difference to who reads it.
+    fn is_same(&self, state: &proto::EventState, set_id: &str) -> bool {
+        self.set_id == set_id
+            && self.state.as_ref().is_some_and(|shown| {
+                shown.version == state.version
+                    && shown.attributes == state.attributes
+                    && shown.content_ids == state.content_ids
+            })
     }
 }
 
@@ -80,7 +92,9 @@ pub(crate) fn watch(
             let request = proto::WatchEventRequest {
                 event_id: event_id.clone(),
                 consumer_id: consumer_id.clone(),
-                set_id: shown.set_id.clone(),
+                // Naming the set that is shown would keep back a state that changed while the
+                // connection was gone and decides the same set. What is the same is dropped here.
+                set_id: String::new(),
             };
             let broken: Error = match components.watch_event(request).await {
                 Err(status) => status.into(),
@@ -100,6 +114,10 @@ pub(crate) fn watch(
                     }
                 }
             };
+            // The row was deleted while nobody was listening.
+            if matches!(broken, Error::NotFound(_)) && shown.state.is_some() {
+                return;
+            }
             if !broken.is_transient() {
                 yield Err(broken);
                 return;
@@ -138,11 +156,29 @@ mod tests {
     }
 
     #[test]
-    fn the_same_state_is_shown_once_and_a_display_change_is_shown() {
+    fn the_same_state_is_shown_once_wherever_it_stands_and_a_display_change_is_shown() {
         let mut shown = Shown::default();
         assert!(shown.take(message("2", "b")).is_some());
         assert!(shown.take(message("2", "b")).is_none());
-        assert!(shown.take(message("3", "b")).is_some());
+        assert!(shown.take(message("3", "b")).is_none());
+        let mut clock = message("3", "b");
+        if let Some(state) = &mut clock.state {
+            let name = "display_clock".to_owned();
+            state.attributes.insert(name, "23'".to_owned());
+        }
+        assert!(shown.take(clock).is_some());
+    }
+
+    #[test]
+    fn another_set_in_the_same_state_is_shown() {
+        let mut shown = Shown::default();
+        assert!(shown.take(message("2", "b")).is_some());
+        let mut other = message("2", "b");
+        other.component_set = Some(proto::ComponentSet {
+            set_id: "new".to_owned(),
+            ..Default::default()
+        });
+        assert!(shown.take(other).is_some());
     }
 
     #[test]

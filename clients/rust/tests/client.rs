@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 use touchline_client::{Client, Deadlines, Error, Watched, proto};
@@ -23,12 +26,13 @@ use touchline_proto::v1::{
 type WatchMessages = Vec<Result<proto::WatchEventResponse, Status>>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Plays one list of messages for each watch, in turn, and remembers what was asked.
+/// Plays one list of messages for each watch, in turn.
 #[derive(Clone, Default)]
 struct Script {
     watches: Arc<Mutex<Vec<WatchMessages>>>,
-    asked: Arc<Mutex<Vec<proto::WatchEventRequest>>>,
     batch: Arc<Vec<proto::BatchGetComponentsResponse>>,
+    /// Whether a watch stays open after its messages.
+    endless: Arc<Mutex<bool>>,
 }
 
 #[tonic::async_trait]
@@ -58,11 +62,14 @@ impl ComponentService for Script {
 
     async fn watch_event(
         &self,
-        request: Request<proto::WatchEventRequest>,
+        _: Request<proto::WatchEventRequest>,
     ) -> Result<Response<Self::WatchEventStream>, Status> {
-        self.asked.lock().unwrap().push(request.into_inner());
         let messages = self.watches.lock().unwrap().remove(0);
-        Ok(Response::new(stream::iter(messages).boxed()))
+        let then = match *self.endless.lock().unwrap() {
+            true => stream::pending().boxed(),
+            false => stream::empty().boxed(),
+        };
+        Ok(Response::new(stream::iter(messages).chain(then).boxed()))
     }
 }
 
@@ -122,6 +129,35 @@ async fn serve(script: Script) -> (Client, JoinSet<()>) {
             .unwrap();
     });
     (client(address), tasks)
+}
+
+/// Serves a script behind a proxy. Dropping the first tasks cuts the connections as a crash does: in
+/// the middle, without a word.
+async fn serve_through_proxy(script: Script) -> (JoinSet<()>, SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let behind = listener.local_addr().unwrap();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        Server::builder()
+            .add_service(ComponentServiceServer::new(script))
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+            .unwrap();
+    });
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = front.local_addr().unwrap();
+    let mut proxy = JoinSet::new();
+    proxy.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut client, _)) = front.accept().await {
+            connections.spawn(async move {
+                let mut server = TcpStream::connect(behind).await.unwrap();
+                // How it ends is the test's business.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (proxy, address, server)
 }
 
 fn client(address: SocketAddr) -> Client {
@@ -196,7 +232,7 @@ async fn all_pages_of_events_are_listed() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_cut_off_comes_back_saying_which_set_it_shows() {
+async fn a_watch_that_is_cut_off_comes_back_and_shows_nothing_twice_and_nothing_older() {
     let script = Script::default();
     *script.watches.lock().unwrap() = vec![
         vec![
@@ -204,9 +240,12 @@ async fn a_watch_that_is_cut_off_comes_back_saying_which_set_it_shows() {
             Err(Status::unavailable("draining")),
         ],
         // The other replica is behind at first.
-        vec![Ok(watched("0", "older")), Ok(watched("2", "second"))],
+        vec![
+            Ok(watched("0", "older")),
+            Ok(watched("1", "first")),
+            Ok(watched("2", "second")),
+        ],
     ];
-    let asked = script.asked.clone();
     let (client, _tasks) = serve(script).await;
 
     let seen: Vec<_> = client.watch("1", Some("c")).try_collect().await.unwrap();
@@ -219,10 +258,37 @@ async fn a_watch_that_is_cut_off_comes_back_saying_which_set_it_shows() {
         })
         .collect();
     assert_eq!(seen, ["first", "interrupted", "second"]);
-    let asked = asked.lock().unwrap();
-    assert_eq!(asked.len(), 2);
-    assert_eq!(asked[0].set_id, "");
-    assert_eq!(asked[1].set_id, "first");
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_the_row_was_deleted_while_it_was_cut_off() {
+    let script = Script::default();
+    *script.watches.lock().unwrap() = vec![
+        vec![
+            Ok(watched("1", "first")),
+            Err(Status::unavailable("draining")),
+        ],
+        vec![Err(Status::not_found("event 1 has no row"))],
+    ];
+    let (client, _tasks) = serve(script).await;
+    let seen: Vec<_> = client.watch("1", Some("c")).try_collect().await.unwrap();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_watch_outlives_the_server_that_it_was_on() {
+    let script = Script::default();
+    *script.watches.lock().unwrap() = vec![vec![Ok(watched("1", "first"))]];
+    *script.endless.lock().unwrap() = true;
+    let (proxy, address, tasks) = serve_through_proxy(script).await;
+    let mut watch = client(address).watch("1", Some("c"));
+    let first = watch.next().await.unwrap().unwrap();
+    assert!(matches!(first, Watched::State { .. }), "{first:?}");
+
+    drop(proxy);
+    drop(tasks);
+    let next = watch.next().await.unwrap().unwrap();
+    assert!(matches!(next, Watched::Interrupted { .. }), "{next:?}");
 }
 
 #[tokio::test]
