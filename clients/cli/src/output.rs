@@ -7,6 +7,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use indicatif::ProgressStyle;
 
 use crate::Error;
 
@@ -40,4 +41,22 @@ pub fn note(text: impl Display) {
 /// Whether progress bars have somebody to look at them.
 pub fn has_terminal() -> bool {
     std::io::stderr().is_terminal()
+}
+
+/// A bar that counts `what`.
+pub fn progress_style(what: &str) -> ProgressStyle {
+    ProgressStyle::with_template(&format!("{{wide_bar}} {{pos}}/{{len}} {what}"))
+        .expect("the template is a constant but for a word; a test makes it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bar_can_be_made() {
+        for what in ["items", "moments"] {
+            progress_style(what);
+        }
+    }
 }

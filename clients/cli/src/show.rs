@@ -81,6 +81,33 @@ pub fn state_line(state: &EventState) -> String {
     )
 }
 
+/// What is new in an event's state, for a person, in one line.
+pub fn change_line(state: &EventState, before: &EventState) -> String {
+    let changed = state
+        .attributes
+        .iter()
+        .filter(|(name, value)| before.attributes.get(*name) != Some(value))
+        .map(|(name, value)| format!("{}={}", printable(name), printable(value)));
+    let gone = before
+        .attributes
+        .keys()
+        .filter(|name| !state.attributes.contains_key(*name))
+        .map(|name| format!("{} is gone", printable(name)));
+    let mut parts: Vec<_> = changed.chain(gone).collect();
+    if state.content_ids != before.content_ids {
+        let contents: Vec<_> = state.content_ids.iter().map(|id| printable(id)).collect();
+        parts.push(match contents.is_empty() {
+            true => "for everybody".to_owned(),
+            false => format!("for {}", contents.join(", ")),
+        });
+    }
+    format!(
+        "{}  {}",
+        styled(STRONG, printable(&state.event_id)),
+        parts.join("  ")
+    )
+}
+
 /// What fills a slot, as far as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
@@ -214,6 +241,22 @@ mod tests {
     fn a_first_set_is_not_all_news() {
         let lines = slot_lines(&[slot("PLAYER", "ITEM_ID_1")], &[]);
         assert!(!lines[0].contains('+'), "{lines:?}");
+    }
+
+    #[test]
+    fn a_change_shows_what_changed_and_what_is_gone() {
+        let state = |attributes: &[(&str, &str)]| EventState {
+            event_id: "1".to_owned(),
+            attributes: attributes
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Default::default()
+        };
+        let before = state(&[("a", "1"), ("b", "1"), ("c", "1")]);
+        let line = change_line(&state(&[("a", "1"), ("b", "2")]), &before);
+        let line = anstream::adapter::strip_str(&line).to_string();
+        assert_eq!(line, "1  b=2  c is gone");
     }
 
     #[test]

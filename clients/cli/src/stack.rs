@@ -184,7 +184,8 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything, the store first. Ports are tried before anything is started.
+    /// Starts everything, the store first, and waits until it serves. Ports are tried before anything
+    /// is started.
     pub async fn start(args: StackArgs) -> Result<Self, Error> {
         ports::check(&args)?;
         let (folder, files) = folder(&args)?;
@@ -233,6 +234,13 @@ impl Stack {
             .await
             .map_err(|source| part("the push adapter does not start", source))?;
 
+        server
+            .ready()
+            .await
+            .map_err(|source| part("the server does not become ready", source))?;
+        // An error says that it ended before it led, which the parts' own end says better.
+        let _ = push.led().wait_for(Option::is_some).await;
+
         let fronts = "a push adapter with local connections has its front in this process";
         Ok(Self {
             addresses: Addresses {
@@ -261,6 +269,11 @@ impl Stack {
     /// The tables.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How many fans are connected.
+    pub fn fans(&self) -> usize {
+        self.push.fans()
     }
 
     /// Each finished fan-out from now on. A reader that is too slow loses the oldest.

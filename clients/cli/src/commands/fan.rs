@@ -105,9 +105,9 @@ impl Screen {
                     &show::printable(of("origin")),
                     &show::printable(of("freshness")),
                 );
-                output::line(format_args!("{head}  {provenance}"))?;
                 let components = message.get("components").and_then(Value::as_array);
-                self.replace(components.into_iter().flatten().map(slot).collect())
+                let slots = components.into_iter().flatten().map(slot).collect();
+                self.replace(&format!("{head}  {provenance}"), slots)
             }
             ("ended", _) => output::line(format_args!(
                 "event {} has ended",
@@ -119,19 +119,23 @@ impl Screen {
                 Err(Error::Refused(show::printable(of("message"))))
             }
             _ => {
-                output::line(styled(STRONG, "shown now"))?;
                 let item = |(item_type, item_id): (&String, &Value)| Slot {
                     item_type: item_type.clone(),
                     item_id: item_id.as_str().unwrap_or_default().to_owned(),
                     label: String::new(),
                     score: None,
                 };
-                self.replace(message.iter().map(item).collect())
+                let slots = message.iter().map(item).collect();
+                self.replace(&styled(STRONG, "shown now"), slots)
             }
         }
     }
 
-    fn replace(&mut self, slots: Vec<Slot>) -> Result<(), Error> {
+    fn replace(&mut self, head: &str, slots: Vec<Slot>) -> Result<(), Error> {
+        if slots == self.slots && !slots.is_empty() {
+            return output::line(format_args!("{head}  nothing moves"));
+        }
+        output::line(head)?;
         show::slot_lines(&slots, &self.slots)
             .iter()
             .try_for_each(output::line)?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 use touchline_store::{
     item::Item,
@@ -80,7 +80,5 @@ fn progress(items: usize) -> ProgressBar {
     if !output::has_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} items")
-        .expect("the template is a constant that a test draws");
-    ProgressBar::new(items as u64).with_style(style)
+    ProgressBar::new(items as u64).with_style(output::progress_style("items"))
 }

@@ -4,7 +4,10 @@
 mod banner;
 mod log;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
@@ -26,6 +29,9 @@ use crate::{
 
 /// The embedded engine warns of every answer that is no success, a table's absence included.
 const LOG_DEFAULT: &str = "warn,dynoxide=error";
+
+/// How long the match waits for the demo's fans.
+const FANS_WAIT: Duration = Duration::from_secs(2);
 
 /// Flags of `touchline local`.
 #[derive(Debug, Args)]
@@ -83,6 +89,7 @@ pub async fn run(args: LocalArgs, shutdown: CancellationToken) -> Result<(), Err
         connect_fans(&fans, &stack, args.fans, &shutdown);
     }
     fans.close();
+    let audience = fans.len();
 
     let watched = async {
         match args.format.json {
@@ -98,6 +105,7 @@ pub async fn run(args: LocalArgs, shutdown: CancellationToken) -> Result<(), Err
             shutdown.cancelled().await;
             return Ok(());
         }
+        await_fans(&stack, audience).await;
         watch_replay(&stack, args.pace, args.format, &shutdown).await
     };
     let watched = watched.await;
@@ -135,6 +143,20 @@ fn connect_fans(tasks: &TaskTracker, stack: &Stack, count: u16, shutdown: &Cance
             }
         };
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(listening));
+    }
+}
+
+/// Waits for the demo's fans, so that the first moment finds them. A replay without them is still a
+/// replay.
+async fn await_fans(stack: &Stack, count: usize) {
+    let connected = async {
+        let mut look = tokio::time::interval(Duration::from_millis(10));
+        while stack.fans() < count {
+            look.tick().await;
+        }
+    };
+    if tokio::time::timeout(FANS_WAIT, connected).await.is_err() {
+        tracing::warn!("not all demo fans are connected; the match begins without them");
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{ArgGroup, Args};
 use futures::{StreamExt, TryStreamExt};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use touchline_client::Client;
@@ -157,7 +157,30 @@ fn progress(moments: usize) -> ProgressBar {
     if !output::has_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} moments")
-        .expect("the template is a constant that a test draws");
-    ProgressBar::new(moments as u64).with_style(style)
+    ProgressBar::new(moments as u64).with_style(output::progress_style("moments"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_match_is_refused_in_one_line_that_names_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("match.toml");
+        std::fs::write(&path, "event_id = \"1\"\ntitle = nothing\n").unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("match.toml: line 2: "), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_read_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("match.toml");
+        // Sparse: the size costs nothing.
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("at most"), "{error}");
+    }
 }

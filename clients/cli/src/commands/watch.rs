@@ -50,8 +50,8 @@ pub async fn run(args: WatchArgs, shutdown: CancellationToken) -> Result<(), Err
     };
     let client = Client::connect(&args.at.server).map_err(failed)?;
     let mut watch = client.watch(&args.event_id, args.consumer.as_deref());
+    let mut shown = Shown::default();
     let mut answered = false;
-    let mut slots: Vec<Slot> = Vec::new();
     loop {
         let next = tokio::select! {
             next = watch.try_next() => next.map_err(failed)?,
@@ -72,7 +72,7 @@ pub async fn run(args: WatchArgs, shutdown: CancellationToken) -> Result<(), Err
                 let set = component_set.as_ref();
                 match args.format.json {
                     true => print_json(&state, set)?,
-                    false => print_lines(&state, set, &mut slots)?,
+                    false => shown.show(state, set)?,
                 }
             }
             None => return print_end(&args),
@@ -88,27 +88,39 @@ fn print_json(state: &EventState, set: Option<&ComponentSet>) -> Result<(), Erro
     }))
 }
 
-fn print_lines(
-    state: &EventState,
-    set: Option<&ComponentSet>,
-    slots: &mut Vec<Slot>,
-) -> Result<(), Error> {
-    output::line(show::state_line(state))?;
-    let Some(set) = set else {
-        return Ok(());
-    };
-    let new: Vec<_> = set.components.iter().map(Slot::from).collect();
-    // A change of the display attributes alone: the set stands as it was printed.
-    if new == *slots {
-        return Ok(());
+/// What a person has on the screen.
+#[derive(Debug, Default)]
+struct Shown {
+    state: Option<EventState>,
+    slots: Vec<Slot>,
+}
+
+impl Shown {
+    /// The whole of the first state, then what changes.
+    fn show(&mut self, state: EventState, set: Option<&ComponentSet>) -> Result<(), Error> {
+        match &self.state {
+            None => show::state_lines(&state)
+                .iter()
+                .try_for_each(output::line)?,
+            Some(before) => output::line(show::change_line(&state, before))?,
+        }
+        self.state = Some(state);
+        let Some(set) = set else {
+            return Ok(());
+        };
+        let slots: Vec<_> = set.components.iter().map(Slot::from).collect();
+        if slots == self.slots {
+            return Ok(());
+        }
+        let provenance =
+            show::provenance(show::origin(set.origin()), show::freshness(set.freshness()));
+        output::line(format_args!("    {provenance}"))?;
+        show::slot_lines(&slots, &self.slots)
+            .iter()
+            .try_for_each(output::line)?;
+        self.slots = slots;
+        Ok(())
     }
-    let provenance = show::provenance(show::origin(set.origin()), show::freshness(set.freshness()));
-    output::line(format_args!("    {provenance}"))?;
-    show::slot_lines(&new, slots)
-        .iter()
-        .try_for_each(output::line)?;
-    *slots = new;
-    Ok(())
 }
 
 fn print_end(args: &WatchArgs) -> Result<(), Error> {

@@ -1,8 +1,11 @@
 //! `touchline local`, and the other commands against it.
 
-use serde_json::json;
+use std::time::{Duration, Instant};
 
-use crate::support::{Local, touchline};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::support::{DEADLINE, Local, touchline};
 
 #[tokio::test]
 async fn events_are_written_read_listed_and_deleted() {
@@ -210,6 +213,41 @@ async fn the_data_is_there_after_a_kill_9_in_the_middle_of_a_replay() {
         let got = again.ask(&["event", "get", event, "--json"]).await.json();
         assert!(got["attributes"]["match_event"].is_string(), "{got}");
     }
+}
+
+#[tokio::test]
+async fn a_fan_and_a_watch_come_back_when_the_stack_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let quiet = ["--no-replay", "--fans", "0"];
+    let local = Local::start(Some(folder.path()), &quiet).await;
+    let put = ["event", "put", "1", "match_event=GOAL"];
+    local.ask(&put).await.worked();
+    let mut fan = local.fan(&["diego"]);
+    fan.json_where(|line| line["type"] == "components").await;
+    let mut watch = local.follow(&["watch", "1", "--consumer", "diego", "--json"]);
+    watch.json_where(|line| line["type"] == "state").await;
+    let [fans_port, grpc_port] = local.ports();
+    assert_eq!(local.running.signal("KILL").await, None);
+
+    let ports = [fans_port.as_str(), &grpc_port];
+    let again = Local::start_at(Some(folder.path()), ports, &quiet).await;
+    let put = ["event", "put", "1", "match_event=PENALTY"];
+    again.ask(&put).await.worked();
+    let is_new = |line: &serde_json::Value| line["state"]["attributes"]["match_event"] == "PENALTY";
+    watch.json_where(is_new).await;
+    // When the fan is back is its own affair: news until it hears some.
+    let begin = Instant::now();
+    let mut news = 0;
+    let heard = loop {
+        assert!(begin.elapsed() < DEADLINE, "the fan never came back");
+        news += 1;
+        let attribute = format!("match_event=PENALTY-{news}");
+        again.ask(&["event", "put", "1", &attribute]).await.worked();
+        if let Ok(line) = timeout(Duration::from_secs(1), fan.json()).await {
+            break line;
+        }
+    };
+    assert_eq!(heard["type"], "components", "{heard}");
 }
 
 #[tokio::test]

@@ -125,16 +125,20 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// In memory, or in a folder.
+    /// In memory, or in a folder, on free ports.
     pub(crate) async fn start(folder: Option<&Path>, more: &[&str]) -> Self {
+        Self::start_at(folder, ["0", "0"], more).await
+    }
+
+    /// With the ports of the fans' gateway and of the server.
+    pub(crate) async fn start_at(
+        folder: Option<&Path>,
+        [fans_port, grpc_port]: [&str; 2],
+        more: &[&str],
+    ) -> Self {
         let mut arguments = vec!["local", "--json"];
-        for flag in [
-            "--fans-port",
-            "--management-port",
-            "--grpc-port",
-            "--push-grpc-port",
-            "--dynamodb-port",
-        ] {
+        arguments.extend(["--fans-port", fans_port, "--grpc-port", grpc_port]);
+        for flag in ["--management-port", "--push-grpc-port", "--dynamodb-port"] {
             arguments.extend([flag, "0"]);
         }
         match folder {
@@ -152,6 +156,14 @@ impl Local {
             dynamodb: of("dynamodb"),
             running,
         }
+    }
+
+    /// The ports of the fans' gateway and of the server.
+    pub(crate) fn ports(&self) -> [String; 2] {
+        [&self.gateway, &self.server].map(|url| {
+            let port = url.trim_end_matches("/dev").rsplit(':').next();
+            port.unwrap().to_owned()
+        })
     }
 
     /// Runs a command of this stack's server to its end.

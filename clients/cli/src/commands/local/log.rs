@@ -217,3 +217,108 @@ impl Outcome {
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use touchline_client::proto::EventState;
+    use touchline_store::{event::Version, ids::EventId};
+
+    use super::*;
+    use crate::demo;
+
+    fn played(index: usize, version: &str) -> Played {
+        Played::Moment {
+            moment: demo::world_cup_final().moments[index].clone(),
+            index,
+            state: EventState {
+                version: version.to_owned(),
+                ..Default::default()
+            },
+        }
+    }
+
+    fn round(version: &str, superseded: bool) -> Round {
+        Round {
+            event_id: EventId::new("1").unwrap(),
+            version: Version::from_text(version),
+            position: None,
+            audience: 6,
+            pushed: 6,
+            gone: 0,
+            failed: 0,
+            superseded,
+            change_to_last: Duration::from_micros(12_345),
+        }
+    }
+
+    fn outcomes(entries: &[Entry]) -> Vec<Option<&Outcome>> {
+        entries
+            .iter()
+            .map(|entry| match entry {
+                Entry::Moment(_, outcome) => Some(outcome),
+                Entry::Over => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_moment_is_shown_once_its_fan_out_is_known() {
+        let mut log = Log::default();
+        assert!(log.played(played(3, "a"), Instant::now()).is_empty());
+        assert!(log.round(&round("another", false)).is_empty());
+        assert!(log.round(&round("a", true)).is_empty());
+        let entries = log.round(&round("a", false));
+        let text = anstream::adapter::strip_str(&entries[0].text()).to_string();
+        assert!(text.contains("Messi from the penalty spot"), "{text}");
+        assert!(text.ends_with("6       12.3 ms"), "{text}");
+        assert_eq!(entries[0].json()["fans"], 6);
+        assert_eq!(log.overdue_at(), None);
+    }
+
+    #[test]
+    fn what_was_overtaken_is_shown_before_what_overtook_it() {
+        let mut log = Log::default();
+        log.played(played(3, "a"), Instant::now());
+        log.played(played(4, "b"), Instant::now());
+        let entries = log.round(&round("b", false));
+        assert!(
+            matches!(
+                outcomes(&entries)[..],
+                [Some(Outcome::Unheard), Some(Outcome::Pushed { .. })]
+            ),
+            "{entries:?}"
+        );
+    }
+
+    #[test]
+    fn a_moment_that_decides_the_same_waits_for_nothing() {
+        let mut log = Log::default();
+        log.played(played(3, "a"), Instant::now());
+        log.round(&round("a", false));
+        let entries = log.played(played(4, "a"), Instant::now());
+        assert_eq!(outcomes(&entries), [Some(&Outcome::Unchanged)]);
+    }
+
+    #[test]
+    fn a_moment_of_whose_fan_out_nothing_is_heard_is_shown_in_time() {
+        let mut log = Log::default();
+        let begin = Instant::now();
+        log.played(played(3, "a"), begin);
+        assert_eq!(log.overdue_at(), Some(begin + WAIT));
+        assert!(log.overdue(begin).is_empty());
+        let entries = log.overdue(begin + WAIT);
+        assert_eq!(outcomes(&entries), [Some(&Outcome::Unheard)]);
+    }
+
+    #[test]
+    fn the_moments_that_wait_are_bounded() {
+        let mut log = Log::default();
+        let shown: usize = (0..100)
+            .map(|number| {
+                log.played(played(0, &number.to_string()), Instant::now())
+                    .len()
+            })
+            .sum();
+        assert_eq!(shown, 100 - WAITING_MAX);
+    }
+}
