@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::FutureExt;
 use touchline_store::{
     aws::AwsArgs,
     event::Attribute,
@@ -79,6 +80,7 @@ async fn a_change_that_nobody_can_see_is_no_news() {
     };
     events.apply(Change::State(moved));
     events.apply(Change::State(seen("b", 9)));
+    assert_eq!(watcher.next().now_or_never(), None);
     events.apply(Change::State(seen("a", 3)));
     assert_eq!(*watcher.next().await.unwrap(), seen("a", 3));
 }
