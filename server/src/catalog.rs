@@ -184,7 +184,7 @@ impl CatalogCache {
         *began = Some(Instant::now());
         let read = match timeout(READ_TIMEOUT, self.store.items()).await {
             Ok(read) => read.map_err(Error::from),
-            Err(_) => Err(Error::DeadlineExceeded),
+            Err(_) => Err(Error::store_silent()),
         };
         let items = read.inspect_err(|error| self.failed(error))?;
         if self.failing().take().is_some() {

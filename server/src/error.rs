@@ -46,6 +46,15 @@ pub enum Error {
     Store(#[from] touchline_store::Error),
 }
 
+impl Error {
+    /// The store took longer than this server gives it, whatever the caller's deadline is.
+    pub(crate) fn store_silent() -> Self {
+        Self::Store(touchline_store::Error::Unavailable(
+            "no answer in time".into(),
+        ))
+    }
+}
+
 /// How long a caller waits before it asks again, where nothing better is known.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
 

@@ -239,7 +239,7 @@ impl Events {
     async fn read(&self, event_id: &EventId) -> Result<Option<Seen>, Error> {
         let state = timeout(READ_TIMEOUT, self.store.event(event_id))
             .await
-            .map_err(|_| Error::DeadlineExceeded)??;
+            .map_err(|_| Error::store_silent())??;
         Ok(state.map(Seen::from_table))
     }
 
