@@ -8,6 +8,7 @@ use http::Request;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot, watch},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -171,7 +172,9 @@ async fn recommender(
                 interactions: args.interactions.clone(),
                 feedback: args.feedback.clone(),
             };
-            let ranker = Arc::new(EmbeddedRecommender::open(&config)?);
+            // Learning from a large file takes a while, and others share the runtime.
+            let opened = spawn_blocking(move || EmbeddedRecommender::open(&config)).await;
+            let ranker = Arc::new(opened.context("the embedded ranker did not open")??);
             let rankings = Rankings::direct(ranker.clone(), counters.clone());
             let catalog = catalog(Box::new(move |items| ranker.set_items(items)));
             (Arc::new(catalog), Arc::new(rankings))
