@@ -167,12 +167,16 @@ impl<'a> Scorer<'a> {
             let Some(tally) = self.model.context(key, value) else {
                 continue;
             };
-            for (place, item) in self.catalog.items.iter().enumerate() {
-                let popularity = self.popularity[place];
-                let weight = item.index.map_or(0.0, |index| tally.of(index));
-                let smoothed =
-                    (weight + CONTEXT_PRIOR * popularity) / (tally.total() + CONTEXT_PRIOR);
-                lifts[place] += CONTEXT_TRUST * (smoothed / popularity).ln();
+            let items = self.catalog.items.iter();
+            let weights: Vec<f64> = items
+                .map(|item| item.index.map_or(0.0, |index| tally.of(index)))
+                .collect();
+            let trust = CONTEXT_TRUST * evidence(&weights, &self.popularity);
+            let total = tally.total();
+            for ((lift, weight), popularity) in lifts.iter_mut().zip(&weights).zip(&self.popularity)
+            {
+                let smoothed = (weight + CONTEXT_PRIOR * popularity) / (total + CONTEXT_PRIOR);
+                *lift += trust * (smoothed / popularity).ln();
             }
         }
         Lifts(lifts)
@@ -253,6 +257,27 @@ impl<'a> Scorer<'a> {
     }
 }
 
+/// How much of what sets a context value apart from overall popularity is more than chance, from 0
+/// to 1. A match's venue counts as many taps as its goals do and says nothing: the likelihood ratio
+/// of such a value is about as large as its degrees of freedom.
+fn evidence(weights: &[f64], popularity: &[f64]) -> f64 {
+    let total: f64 = weights.iter().sum();
+    let term = |(weight, popularity): (&f64, &f64)| {
+        if *weight > 0.0 {
+            2.0 * weight * (weight / (total * popularity)).ln()
+        } else {
+            0.0
+        }
+    };
+    let ratio: f64 = weights.iter().zip(popularity).map(term).sum();
+    let freedom = weights.len().saturating_sub(1) as f64;
+    if ratio > freedom {
+        1.0 - freedom / ratio
+    } else {
+        0.0
+    }
+}
+
 fn normalise(weights: &mut [f64]) {
     let total: f64 = weights.iter().sum();
     for weight in weights {
@@ -268,4 +293,24 @@ fn softmax(logarithms: &mut [f64]) {
         *logarithm = (*logarithm - largest).exp();
     }
     normalise(logarithms);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_value_that_differs_by_chance_is_not_believed() {
+        let popularity = [0.25; 4];
+        assert_eq!(evidence(&[26.0, 24.0, 25.0, 25.0], &popularity), 0.0);
+        assert_eq!(evidence(&[1.0, 0.0, 0.0, 0.0], &popularity), 0.0);
+        assert!(evidence(&[70.0, 10.0, 10.0, 10.0], &popularity) > 0.9);
+    }
+
+    #[test]
+    fn nothing_counted_and_nothing_to_rank_are_no_evidence() {
+        assert_eq!(evidence(&[0.0; 3], &[0.2, 0.3, 0.5]), 0.0);
+        assert_eq!(evidence(&[], &[]), 0.0);
+        assert_eq!(evidence(&[5.0], &[1.0]), 0.0);
+    }
 }
