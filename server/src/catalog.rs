@@ -182,6 +182,7 @@ impl CatalogCache {
             return Ok(());
         }
         *began = Some(Instant::now());
+        self.counters.catalog_refreshes.add(1);
         let read = match timeout(READ_TIMEOUT, self.store.items()).await {
             Ok(read) => read.map_err(Error::from),
             Err(_) => Err(Error::store_silent()),

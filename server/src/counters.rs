@@ -9,6 +9,8 @@ pub struct Counters {
     pub unknown_items: Counter,
     /// Context keys that an event's row did not answer.
     pub context_keys_missing: Counter,
+    /// Reads of the whole item table.
+    pub catalog_refreshes: Counter,
     /// Refreshes of the catalog that failed; the last good copy stayed.
     pub catalog_refreshes_failed: Counter,
     /// Calls turned away because too many were in flight.

@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// Characters of a context's key or value (Personalize, GetRecommendations, `context`).
+pub(crate) const CONTEXT_CHARACTERS_MAX: usize = 1_000;
+
 /// One consumer's components, and where they come from.
 #[derive(Debug, Clone)]
 pub struct Decided {
@@ -71,10 +74,12 @@ impl Sets {
         &self.rankings
     }
 
-    /// The context of an event's state, by the configured keys. What the row does not answer is
-    /// left out and counted (the prototype fails for everybody).
+    /// The context of an event's state, by the configured keys. What the row does not answer, or
+    /// answers with more than a recommender accepts, is left out and counted (the prototype fails
+    /// for everybody).
     pub fn context(&self, state: &EventState) -> Context {
-        let context = state.context(&self.context_keys);
+        let mut context = state.context(&self.context_keys);
+        context.retain(|_, value| value.chars().nth(CONTEXT_CHARACTERS_MAX).is_none());
         let missing = self.context_keys.len() - context.len();
         self.counters.context_keys_missing.add(missing);
         context

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 
 use touchline_store::{event::Context, ids::InvalidId};
 
-use crate::error::{Error, Violation};
+use crate::{
+    error::{Error, Violation},
+    sets::CONTEXT_CHARACTERS_MAX,
+};
 
 /// Items that can be asked for at once (Personalize, GetRecommendations, `numResults`).
 const NUM_RESULTS_MAX: u32 = 500;
 /// Keys of a context (Personalize, GetRecommendations, `context`).
 const CONTEXT_KEYS_MAX: usize = 150;
-/// Characters of a context's key or value (the same source).
-const CONTEXT_CHARACTERS_MAX: usize = 1_000;
 
 /// Violations that are told: they travel in an HTTP header, whose size clients limit.
 const VIOLATIONS_MAX: usize = 16;

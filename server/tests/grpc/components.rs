@@ -102,6 +102,25 @@ async fn the_embedded_ranker_answers_without_any_account() {
 }
 
 #[tokio::test]
+async fn an_attribute_that_is_too_long_for_a_context_is_left_out_and_nobody_is_the_worse_for_it() {
+    let standin = Standin::with_items(&["a1"]).await;
+    let server = Server::personalize(&standin).await;
+    let (fits, long) = ("é".repeat(1_000), "é".repeat(1_001));
+    server
+        .put(event("1", &[("match_event", &fits), ("match_type", &long)]))
+        .await;
+    let set = get(&server, by_event("fan", "1")).await;
+    assert_eq!(shown(&set), ["PLAYER=a1 #1"]);
+    let question = standin.asked.lock().unwrap()[0].clone();
+    assert_eq!(
+        question["context"],
+        serde_json::json!({"MATCH_EVENT": fits})
+    );
+    assert_eq!(server.running.counters.context_keys_missing.get(), 4);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_empty_ranking_gives_an_empty_set() {
     let standin = Standin::with_items(&[]).await;
     let server = Server::personalize(&standin).await;

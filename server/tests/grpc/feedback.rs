@@ -70,6 +70,22 @@ async fn an_item_that_was_added_a_moment_ago_is_known() {
 }
 
 #[tokio::test]
+async fn who_names_unknown_items_never_makes_the_server_read_its_table_each_time() {
+    let server = Server::embedded().await;
+    let began = std::time::Instant::now();
+    let before = server.running.counters.catalog_refreshes.get();
+    for _ in 0..100 {
+        let request = record(vec![tap("unknown")]);
+        let refused = server.feedback().record_interactions(request).await;
+        refused.unwrap_err();
+    }
+    let reads = server.running.counters.catalog_refreshes.get() - before;
+    let allowed = began.elapsed().as_secs() + 2;
+    assert!(reads <= allowed, "{reads} reads");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn every_bad_field_is_named() {
     let server = Server::embedded().await;
     let change = |change: fn(&mut Interaction)| {
