@@ -125,15 +125,17 @@ eventually() {
 start_touchline() {
     local bin port before
     bin="$(binaries)"
-    read -r FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT <<<"$(free_ports 5)"
-    export FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT
+    read -r PAGE_PORT FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT \
+        <<<"$(free_ports 6)"
+    export PAGE_PORT FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT
     LOCAL_LOG="$scratch/local.log"
     before="$(now_ms)"
     start "$LOCAL_LOG" "$bin/touchline" local \
-        --fans-port "$FANS_PORT" --management-port "$MANAGEMENT_PORT" --grpc-port "$GRPC_PORT" \
-        --push-grpc-port "$PUSH_GRPC_PORT" --dynamodb-port "$DYNAMODB_PORT" "$@"
+        --page-port "$PAGE_PORT" --fans-port "$FANS_PORT" --management-port "$MANAGEMENT_PORT" \
+        --grpc-port "$GRPC_PORT" --push-grpc-port "$PUSH_GRPC_PORT" --dynamodb-port "$DYNAMODB_PORT" "$@"
     LOCAL_PROCESS="${started_processes[-1]}"
-    for port in "$FANS_PORT" "$MANAGEMENT_PORT" "$GRPC_PORT" "$PUSH_GRPC_PORT" "$DYNAMODB_PORT"; do
+    for port in "$PAGE_PORT" "$FANS_PORT" "$MANAGEMENT_PORT" "$GRPC_PORT" "$PUSH_GRPC_PORT" \
+        "$DYNAMODB_PORT"; do
         eventually listens "$port" || {
             cat "$LOCAL_LOG"
             die "touchline local does not listen on port $port"

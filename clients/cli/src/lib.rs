@@ -9,6 +9,7 @@
 //! - [`stack`]: the services in one process, as `touchline local` and the tests start them;
 //! - [`demo`], [`match_file`], [`items_csv`]: the demo's data, and the files that can be read;
 //! - [`replay`], [`fan`]: playing a match into the event table; a fan's WebSocket;
+//! - [`page`]: the page that `touchline local` serves;
 //! - [`show`], [`output`], [`error`]: how states, sets and errors look to people and machines.
 
 pub mod args;
@@ -19,6 +20,7 @@ pub mod fan;
 pub mod items_csv;
 pub mod match_file;
 pub mod output;
+pub mod page;
 pub mod replay;
 pub mod run;
 pub mod show;

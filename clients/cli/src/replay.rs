@@ -1,21 +1,35 @@
 //! Playing a match into the event table, as a producer would: over gRPC, a row for each moment, the
-//! clock in between. Shows nothing: whoever plays it is told what was written.
+//! clock in between; somebody may steer it meanwhile. Shows nothing: whoever plays it is told what
+//! was written.
 
-use std::{collections::BTreeMap, time::Duration};
+mod clock;
+mod control;
+
+use std::{
+    collections::BTreeMap,
+    ops::RangeInclusive,
+    time::{Duration, SystemTime},
+};
 
 use async_stream::try_stream;
 use clap::Args;
 use futures::Stream;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use touchline_client::{Client, Error, backoff::Backoff, proto::EventState};
 
+use self::clock::Clock;
+pub use self::control::{Jump, Receiver, Remote, Wanted};
 use crate::match_file::{Match, Minute, Moment};
 
 /// Real time between the end of a match and its next beginning.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long a server that cannot serve is waited for, before the replay gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
-const SECONDS_A_MINUTE: f64 = 60.0;
+/// How many times faster than the real match a replay may be.
+pub const SPEEDS: RangeInclusive<f64> = 0.1..=100_000.0;
 
 /// How a match is played.
 #[derive(Debug, Clone, Copy, Args)]
@@ -41,6 +55,8 @@ pub enum Played {
         index: usize,
         /// The state after the write.
         state: EventState,
+        /// When the write began.
+        began: SystemTime,
     },
     /// The match is over; it starts again if it is played in a loop.
     Over,
@@ -56,37 +72,132 @@ pub fn play(
     pace: Pace,
     for_ever: bool,
 ) -> impl Stream<Item = Result<Played, Error>> + Send {
+    let (_, nobody) = Remote::new(pace, true);
+    play_steered(client, played, event_id, for_ever, nobody)
+}
+
+/// Like [`play`], with somebody's hand on it.
+pub fn play_steered(
+    client: Client,
+    played: Match,
+    event_id: String,
+    for_ever: bool,
+    steering: Receiver,
+) -> impl Stream<Item = Result<Played, Error>> + Send {
+    let Receiver { mut wanted, pen } = steering;
     try_stream! {
+        let steps = steps(&played);
+        // What was asked for before the first look is still to be done.
+        wanted.mark_changed();
+        let mut seen = Wanted { jump: None, ..*wanted.borrow() };
+        let mut clock = Clock::new(Instant::now(), seen.playing, seen.speed);
+        let mut next = 0;
+        // A moment that was jumped to is written whether or not the match goes on.
+        let mut at_once = false;
         loop {
-            let begin = Instant::now();
-            let due = |elapsed_minutes: u32| {
-                let seconds = f64::from(elapsed_minutes) * SECONDS_A_MINUTE / pace.speed;
-                begin + Duration::from_secs_f64(seconds)
+            let step = steps[next];
+            let due = match at_once {
+                true => Some(Instant::now()),
+                false => clock.due(step.elapsed_minutes),
             };
-            for (index, moment) in played.moments.iter().enumerate() {
-                sleep_until(due(moment.elapsed_minutes)).await;
-                let row = row(&event_id, &played, moment);
-                let state = patiently(|| client.put_event(row.clone(), false)).await?;
-                yield Played::Moment { moment: moment.clone(), index, state };
-                let Some(next) = played.moments.get(index + 1) else {
-                    break;
-                };
-                for elapsed in moment.elapsed_minutes + 1..next.elapsed_minutes {
-                    // At a speed that the clock cannot follow, the clock jumps.
-                    if Instant::now() > due(elapsed + 1) {
-                        continue;
+            tokio::select! {
+                () = steered(&mut wanted) => {
+                    let now = Instant::now();
+                    let before = std::mem::replace(&mut seen, *wanted.borrow_and_update());
+                    clock.pace(now, seen.playing, seen.speed);
+                    if let Some(jump) = seen.jump.filter(|_| seen.jump != before.jump) {
+                        next = place_of(&steps, jump.moment);
+                        clock.set(now, steps[next].elapsed_minutes, Duration::ZERO);
+                        at_once = true;
                     }
-                    sleep_until(due(elapsed)).await;
-                    let minute = minute_between(moment, next, elapsed);
-                    patiently(|| tick(&client, &event_id, minute)).await?;
+                    continue;
                 }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
-            yield Played::Over;
-            if !for_ever {
-                return;
+            let held = pen.lock().await;
+            // Whoever had the pen may have asked for something else meanwhile.
+            if wanted.has_changed().unwrap_or(false) {
+                continue;
             }
-            sleep(PAUSE).await;
+            at_once = false;
+            next += 1;
+            let began = SystemTime::now();
+            let written = match step.what {
+                What::Moment(index) => {
+                    let moment = &played.moments[index];
+                    let row = row(&event_id, &played, moment);
+                    let state = patiently(|| client.put_event(row.clone(), false)).await?;
+                    Some(Played::Moment { moment: moment.clone(), index, state, began })
+                }
+                What::Minute(minute) => {
+                    // At a speed that the clock cannot follow, the clock jumps.
+                    if clock.minutes(Instant::now()) <= f64::from(step.elapsed_minutes + 1) {
+                        patiently(|| tick(&client, &event_id, minute)).await?;
+                    }
+                    None
+                }
+            };
+            drop(held);
+            if let Some(written) = written {
+                yield written;
+            }
+            if next == steps.len() {
+                yield Played::Over;
+                if !for_ever {
+                    return;
+                }
+                next = 0;
+                clock.set(Instant::now(), 0, PAUSE);
+            }
         }
+    }
+}
+
+/// What is written next, and when.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    elapsed_minutes: u32,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// The moment at this place.
+    Moment(usize),
+    /// The clock alone.
+    Minute(Minute),
+}
+
+/// The moments, and each minute in between.
+fn steps(played: &Match) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (index, moment) in played.moments.iter().enumerate() {
+        steps.push(Step {
+            elapsed_minutes: moment.elapsed_minutes,
+            what: What::Moment(index),
+        });
+        let Some(next) = played.moments.get(index + 1) else {
+            break;
+        };
+        let between = moment.elapsed_minutes + 1..next.elapsed_minutes;
+        steps.extend(between.map(|elapsed_minutes| Step {
+            elapsed_minutes,
+            what: What::Minute(minute_between(moment, next, elapsed_minutes)),
+        }));
+    }
+    steps
+}
+
+/// Where a moment stands among the steps; the last one's for a place beyond the end.
+fn place_of(steps: &[Step], moment: usize) -> usize {
+    let is_it = |step: &Step| matches!(step.what, What::Moment(index) if index >= moment);
+    steps.iter().position(is_it).unwrap_or(steps.len() - 1)
+}
+
+/// Something else is wanted. Never, once nobody can want anything.
+async fn steered(wanted: &mut watch::Receiver<Wanted>) {
+    if wanted.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -149,9 +260,8 @@ where
 }
 
 fn speed(text: &str) -> Result<f64, String> {
-    const RANGE: std::ops::RangeInclusive<f64> = 0.1..=100_000.0;
     match text.parse::<f64>() {
-        Ok(speed) if RANGE.contains(&speed) => Ok(speed),
+        Ok(speed) if SPEEDS.contains(&speed) => Ok(speed),
         _ => Err("a number from 0.1 to 100,000 is accepted, such as 60".to_owned()),
     }
 }

@@ -2,7 +2,7 @@
 //! `touchline local` starts is what the tests start. Holds no behaviour of its own: the parts talk
 //! over the same sockets as on a cluster.
 
-mod ports;
+pub(crate) mod ports;
 mod seed;
 
 use std::{
@@ -108,6 +108,15 @@ pub struct StackArgs {
     /// The Personalize campaign to ask; needed with --recommender personalize
     #[arg(long, env = "TOUCHLINE_CAMPAIGN_ARN", value_name = "ARN")]
     pub campaign_arn: Option<String>,
+    /// Items of a ranking, 1 to 500; the demo's whole catalog has 40, and with fewer some fans' slots
+    /// stay empty
+    #[arg(
+        long,
+        env = "TOUCHLINE_NUM_RESULTS",
+        default_value_t = 40,
+        value_name = "COUNT"
+    )]
+    pub num_results: u32,
     /// Interactions that the embedded ranker learns from, a CSV file in Personalize's schema with
     /// context columns [default: interactions.csv in the data folder, where the demo's are written
     /// if there is none]
@@ -130,6 +139,7 @@ impl StackArgs {
             stage: "dev".to_owned(),
             recommender: RecommenderKind::Embedded,
             campaign_arn: None,
+            num_results: ServerArgs::default().num_results,
             interactions: None,
         }
     }
@@ -210,6 +220,7 @@ impl Stack {
             listen: local(args.grpc_port),
             recommender: args.recommender,
             campaign_arn: args.campaign_arn,
+            num_results: args.num_results,
             interactions,
             feedback: Some(folder.join("feedback.csv")),
             ..ServerArgs::default()

@@ -5,13 +5,14 @@ mod banner;
 mod log;
 
 use std::{
+    net::Ipv4Addr,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use clap::Args;
-use futures::{StreamExt, TryStreamExt};
-use tokio::{sync::broadcast::error::RecvError, time::sleep_until};
+use futures::{Stream, StreamExt, TryStreamExt};
+use tokio::{net::TcpListener, sync::broadcast::error::RecvError, time::sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use touchline_client::Client;
 use tracing_subscriber::EnvFilter;
@@ -23,8 +24,12 @@ use crate::{
     demo,
     fan::{Fan, Heard, Protocol, listen},
     output,
-    replay::{Pace, play},
-    stack::{Stack, StackArgs},
+    page::{self, Desk, PageParts},
+    replay::{Pace, Played, Remote, play_steered},
+    stack::{
+        Stack, StackArgs,
+        ports::{self, Port},
+    },
 };
 
 /// The embedded engine warns of every answer that is no success, a table's absence included.
@@ -32,6 +37,8 @@ const LOG_DEFAULT: &str = "warn,dynoxide=error";
 
 /// How long the match waits for the demo's fans.
 const FANS_WAIT: Duration = Duration::from_secs(2);
+/// How often the page is told how many fans there are.
+const FANS_COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Flags of `touchline local`.
 #[derive(Debug, Args)]
@@ -51,9 +58,17 @@ pub struct LocalArgs {
     #[command(flatten)]
     /// How fast the match is
     pub pace: Pace,
-    /// Play no match: events come from you alone
+    /// Play no match until somebody does on the page: events come from you alone
     #[arg(long)]
     pub no_replay: bool,
+    /// Port of the page
+    #[arg(
+        long,
+        env = "TOUCHLINE_PAGE_PORT",
+        default_value_t = 8080,
+        value_name = "PORT"
+    )]
+    pub page_port: u16,
     /// Demo fans to connect, each a consumer of the demo on a WebSocket of its own; at most 1,000
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(..=1000), value_name = "COUNT")]
     pub fans: u16,
@@ -80,38 +95,52 @@ pub async fn run(args: LocalArgs, shutdown: CancellationToken) -> Result<(), Err
         .init();
     let data = (!args.stack.memory).then(|| args.stack.data_dir.clone());
     let demo = args.stack.demo;
+    let listener = listen_for_page(args.page_port, &args.stack).await?;
     let stack = tokio::select! {
         stack = Stack::start(args.stack) => stack?,
         () = shutdown.cancelled() => return Err(Error::Interrupted),
     };
-    let fans = TaskTracker::new();
+    let tasks = TaskTracker::new();
     if demo {
-        connect_fans(&fans, &stack, args.fans, &shutdown);
+        connect_fans(&tasks, &stack, args.fans, &shutdown);
     }
-    fans.close();
-    let audience = fans.len();
+    let audience = tasks.len();
+    let page = listener.local_addr()?;
+    let (remote, steering) = Remote::new(args.pace, !args.no_replay);
+    let game = demo::world_cup_final();
+    let parts = PageParts {
+        client: client(&stack)?,
+        gateway: stack.addresses().gateway_url(),
+        game: game.clone(),
+        remote,
+        rounds: stack.rounds(),
+    };
+    let desk = page::start(listener, parts, &tasks, &shutdown);
+    tasks.close();
 
     let watched = async {
         match args.format.json {
-            true => output::line(banner::json(stack.addresses(), data.as_deref()))?,
+            true => output::line(banner::json(page, stack.addresses(), data.as_deref()))?,
             false => output::line(banner::text(
+                page,
                 stack.addresses(),
                 data.as_deref(),
                 begin.elapsed(),
                 !args.no_replay,
             ))?,
         }
-        if args.no_replay {
-            shutdown.cancelled().await;
-            return Ok(());
+        if !args.no_replay && !args.format.json {
+            output::line(log::header())?;
         }
         await_fans(&stack, audience).await;
-        watch_replay(&stack, args.pace, args.format, &shutdown).await
+        let event_id = game.event_id.to_string();
+        let played = play_steered(client(&stack)?, game, event_id, true, steering);
+        watch_replay(&stack, &desk, played, args.format, &shutdown).await
     };
     let watched = watched.await;
     // Whatever ended the watching, the stack ends in order.
     shutdown.cancel();
-    end(stack, &fans, data).await?;
+    end(stack, &tasks, data).await?;
     watched
 }
 
@@ -160,32 +189,26 @@ async fn await_fans(stack: &Stack, count: usize) {
     }
 }
 
-/// Plays the match and prints a line for each moment, once its fan-out is known.
+/// Prints a line for each moment that is played, once its fan-out is known.
 async fn watch_replay(
     stack: &Stack,
-    pace: Pace,
+    desk: &Desk,
+    played: impl Stream<Item = Result<Played, touchline_client::Error>> + Send,
     format: Format,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let server = stack.addresses().server_url();
-    let failed = |source| Error::Server {
-        server: server.clone(),
-        source,
-    };
     let mut rounds = stack.rounds();
-    let client = Client::connect(&server).map_err(failed)?;
-    let game = demo::world_cup_final();
-    let event_id = game.event_id.to_string();
-    let mut played = play(client, game, event_id, pace, true).boxed();
+    let mut played = played.boxed();
     let mut log = Log::default();
-    if !format.json {
-        output::line(log::header())?;
-    }
+    let mut count_fans = tokio::time::interval(FANS_COUNT_INTERVAL);
     loop {
         let overdue = log.overdue_at();
         let entries = tokio::select! {
-            next = played.try_next() => match next.map_err(failed)? {
-                Some(played) => log.played(played, Instant::now()),
+            next = played.try_next() => match next.map_err(|source| failed(stack, source))? {
+                Some(played) => {
+                    desk.played(&played);
+                    log.played(played, Instant::now())
+                }
                 None => return Ok(()),
             },
             round = rounds.recv() => match round {
@@ -195,6 +218,10 @@ async fn watch_replay(
             },
             () = async { sleep_until(overdue.expect("checked by the branch's condition").into()).await },
                 if overdue.is_some() => log.overdue(Instant::now()),
+            _ = count_fans.tick() => {
+                desk.connected(stack.fans());
+                Vec::new()
+            }
             () = shutdown.cancelled() => return Ok(()),
         };
         entries.iter().try_for_each(|entry| match format.json {
@@ -204,10 +231,34 @@ async fn watch_replay(
     }
 }
 
+fn client(stack: &Stack) -> Result<Client, Error> {
+    Client::connect(&stack.addresses().server_url()).map_err(|source| failed(stack, source))
+}
+
+fn failed(stack: &Stack, source: touchline_client::Error) -> Error {
+    Error::Server {
+        server: stack.addresses().server_url(),
+        source,
+    }
+}
+
+/// Takes the page's port, before anything is started. Browsers that come meanwhile wait.
+async fn listen_for_page(port: u16, stack: &StackArgs) -> Result<TcpListener, Error> {
+    let (what, flag) = ("the page", "--page-port");
+    ports::check_with(stack, [Port { port, what, flag }])?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+    listener.map_err(|source| Error::Port {
+        port,
+        what,
+        flag,
+        source,
+    })
+}
+
 /// Ends everything, and says so.
-async fn end(stack: Stack, fans: &TaskTracker, data: Option<PathBuf>) -> Result<(), Error> {
+async fn end(stack: Stack, tasks: &TaskTracker, data: Option<PathBuf>) -> Result<(), Error> {
     output::note("\nending in order; Ctrl-C again ends at once");
-    fans.wait().await;
+    tasks.wait().await;
     stack.stop().await?;
     match data {
         Some(folder) => output::note(format_args!("ended; the data is in {}", folder.display())),

@@ -95,6 +95,7 @@ pub async fn run(args: ReplayArgs, shutdown: CancellationToken) -> Result<(), Er
                 moment,
                 index,
                 state,
+                ..
             }) => {
                 bar.set_position(index as u64 + 1);
                 bar.suspend(|| match args.format.json {

@@ -9,15 +9,28 @@ use std::{
 use super::StackArgs;
 use crate::Error;
 
-struct Port {
-    port: u16,
-    what: &'static str,
-    flag: &'static str,
+/// A port that is wanted.
+pub(crate) struct Port {
+    /// Its number; 0: any free one.
+    pub(crate) port: u16,
+    /// What would listen there.
+    pub(crate) what: &'static str,
+    /// The flag that moves it.
+    pub(crate) flag: &'static str,
 }
 
 /// Finds the first port that cannot be had.
 pub(super) fn check(args: &StackArgs) -> Result<(), Error> {
-    let wanted = wanted(args);
+    check_with(args, [])
+}
+
+/// The same, with ports that are wanted beside the stack's.
+pub(crate) fn check_with(
+    args: &StackArgs,
+    more: impl IntoIterator<Item = Port>,
+) -> Result<(), Error> {
+    let mut wanted = wanted(args);
+    wanted.extend(more.into_iter().filter(|port| port.port != 0));
     for (place, port) in wanted.iter().enumerate() {
         if let Some(first) = wanted[..place].iter().find(|first| first.port == port.port) {
             return Err(Error::PortTwice {

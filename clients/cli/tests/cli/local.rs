@@ -259,6 +259,8 @@ async fn one_folder_belongs_to_one_process() {
         "--data-dir",
         path,
         "--no-replay",
+        "--page-port",
+        "0",
         "--fans-port",
         "0",
         "--management-port",

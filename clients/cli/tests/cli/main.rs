@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "what surprises a test ends it")]
 
 mod local;
+mod page;
 mod support;
 mod usage;

@@ -119,6 +119,7 @@ impl Running {
 /// A local stack of its own, on free ports.
 pub(crate) struct Local {
     pub(crate) running: Running,
+    pub(crate) page: String,
     pub(crate) server: String,
     pub(crate) gateway: String,
     pub(crate) dynamodb: String,
@@ -138,7 +139,12 @@ impl Local {
     ) -> Self {
         let mut arguments = vec!["local", "--json"];
         arguments.extend(["--fans-port", fans_port, "--grpc-port", grpc_port]);
-        for flag in ["--management-port", "--push-grpc-port", "--dynamodb-port"] {
+        for flag in [
+            "--page-port",
+            "--management-port",
+            "--push-grpc-port",
+            "--dynamodb-port",
+        ] {
             arguments.extend([flag, "0"]);
         }
         match folder {
@@ -151,6 +157,7 @@ impl Local {
         assert_eq!(ready["type"], "ready", "{ready}");
         let of = |name: &str| ready[name].as_str().unwrap().to_owned();
         Self {
+            page: of("page"),
             server: of("server"),
             gateway: of("gateway"),
             dynamodb: of("dynamodb"),

@@ -1,7 +1,7 @@
 //! What is said when everything is up: where it is, and what to try. Every command is right as it
 //! stands, for the ports that were chosen.
 
-use std::{fmt::Write, path::Path, time::Duration};
+use std::{fmt::Write, net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ const EVENT_ID: &str = "1";
 
 /// For people.
 pub(super) fn text(
+    page: SocketAddr,
     addresses: &Addresses,
     data: Option<&Path>,
     started_in: Duration,
@@ -34,6 +35,7 @@ pub(super) fn text(
         started_in.as_secs_f64()
     );
     for (what, place) in [
+        ("page", styled(STRONG, format_args!("http://{page}"))),
         ("fans (WebSocket)", addresses.gateway_url()),
         (
             "gateway management",
@@ -65,9 +67,10 @@ pub(super) fn text(
 }
 
 /// For machines: where everything is.
-pub(super) fn json(addresses: &Addresses, data: Option<&Path>) -> Value {
+pub(super) fn json(page: SocketAddr, addresses: &Addresses, data: Option<&Path>) -> Value {
     json!({
         "type": "ready",
+        "page": format!("http://{page}"),
         "server": addresses.server_url(),
         "gateway": addresses.gateway_url(),
         "management": format!("http://{}", addresses.management),

@@ -230,6 +230,7 @@ mod tests {
         Played::Moment {
             moment: demo::world_cup_final().moments[index].clone(),
             index,
+            began: std::time::SystemTime::UNIX_EPOCH,
             state: EventState {
                 version: version.to_owned(),
                 ..Default::default()
