@@ -73,7 +73,7 @@ async function endTouchline(signal) {
 }
 
 async function openPage(browser, options = {}) {
-  const { width = 1280, height = 900, ...more } = options;
+  const { width = 1280, height = 900, before, ...more } = options;
   const context = await browser.newContext({ viewport: { width, height }, ...more });
   const page = await context.newPage();
   page.on("request", (request) => hosts.add(new URL(request.url()).hostname));
@@ -93,6 +93,7 @@ async function openPage(browser, options = {}) {
       }
     }).observe({ type: "layout-shift", buffered: true });
   });
+  await before?.(page);
   await page.goto(URL_OF_PAGE);
   await allConnected(page);
   return page;
@@ -305,6 +306,45 @@ async function checkRestart(browser) {
   await page.context().close();
 }
 
+async function checkSocket(browser) {
+  const page = await openPage(browser);
+  await check("within an epoch nothing older replaces what is shown", async () => {
+    const answers = await page.evaluate(async () => {
+      const { applies } = await import("/fan-socket.js");
+      const at = (epoch, sequence) => ({ epoch, sequence });
+      return [
+        applies(undefined, at("a", "1")), applies(at("a", "1"), at("a", "2")), applies(at("a", "1"), at("a", "1")),
+        applies(at("a", "2"), at("b", "1")), applies(at("a", "2"), {}), !applies(at("a", "2"), at("a", "1")),
+      ];
+    });
+    holds(answers.every(Boolean), answers.join());
+  });
+  await check("those who were cut off together come back spread, and not later than the ceiling", async () => {
+    const [none, most, far] = await page.evaluate(async () => {
+      const { backOffMs } = await import("/fan-socket.js");
+      return [backOffMs(9, () => 0), backOffMs(3, () => 1), backOffMs(50, () => 1)];
+    });
+    holds(none === 0 && most === 2_000 && far === 20_000, `${none}, ${most}, ${far}`);
+  });
+  await page.context().close();
+  await check("every phone renews its connection before two hours, and says what it shows", async () => {
+    const registered = [];
+    const later = await openPage(browser, {
+      before: async (page) => {
+        await page.clock.install();
+        page.on("websocket", (socket) => socket.on("framesent", ({ payload }) => registered.push(JSON.parse(payload))));
+      },
+    });
+    await eventually("every phone shows something", async () => Object.values(await phones(later)).every(({ set }) => set));
+    const first = registered.length;
+    await later.clock.fastForward("01:56:00");
+    await eventually("every phone has registered again", () => registered.length >= first + PHONES);
+    holds(registered.slice(first).every(({ set_id }) => set_id), "a phone did not say what it shows");
+    await allConnected(later);
+    await later.context().close();
+  });
+}
+
 async function checkStillness(browser) {
   const page = await openPage(browser, { reducedMotion: "reduce" });
   await check("with reduced motion nothing moves", async () => {
@@ -405,7 +445,7 @@ async function takeReadmeScreenshot(browser) {
   const page = await openPage(browser, { width: 1280, height: 900, colorScheme: "light" });
   await check("the README's screenshot is taken", async () => {
     await showGoal(page, "readme");
-    await page.screenshot({ path: README_SCREENSHOT });
+    await page.screenshot({ path: README_SCREENSHOT, fullPage: true });
     const { size } = statSync(README_SCREENSHOT);
     holds(size < README_BYTES_MAX, `${size} bytes`);
   });
@@ -421,6 +461,7 @@ await checkTap(browser);
 await checkReplay(browser);
 await checkKeyboard(browser);
 await checkRestart(browser);
+await checkSocket(browser);
 await checkStillness(browser);
 for (const [width, height] of [[390, 844], [1280, 900], [1920, 1080]]) await checkLayout(browser, width, height);
 for (const colorScheme of ["light", "dark"]) await checkAccess(browser, colorScheme);
