@@ -16,7 +16,8 @@ const ARGUMENTS = [
 ];
 const URL_OF_PAGE = `http://127.0.0.1:${PAGE_PORT}/`;
 const PHONES = 6;
-const CLS_MAX = 0.05;
+/** Google calls 0.1 good; a set that changes should move nothing at all. */
+const CLS_MAX = 0.01;
 const README_BYTES_MAX = 300 * 1024;
 
 const require = createRequire(join(NODE_MODULES, "from-here.js"));
@@ -387,6 +388,7 @@ async function checkLayout(browser, width, height) {
     }
     const shifts = await page.evaluate((begin) => globalThis.shifts.filter(({ startTime }) => startTime > begin), begin);
     const sum = shifts.reduce((sum, { value }) => sum + value, 0);
+    console.log(`figure: layout shift of three changes at ${width} px: ${sum.toFixed(4)}`);
     holds(sum < CLS_MAX, `layout shift ${sum}`);
     const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     holds(over <= 0, `${over} px stick out`);
