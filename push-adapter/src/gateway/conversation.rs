@@ -30,11 +30,14 @@ use crate::{
     },
     fanout::backoff::Backoff,
     messages,
-    routes::{self, Route},
+    routes::{self, Route, registration::Registering},
 };
 
 type Socket = WebSocketStream<TcpStream>;
-type Handling = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Handling of one message; a registration that is stored is still to be answered with a set.
+type Handling = Pin<Box<dyn Future<Output = Option<Registering>> + Send>>;
+/// Answering a registration, beside whatever else the fan sends.
+type Answering = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How long a closed fan is listened to, so that it can read why it was closed.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -109,6 +112,7 @@ async fn converse(
     };
     let mut rate = Rate::new(limits.fan_messages_per_second, now);
     let mut handling: Option<Handling> = None;
+    let mut answering: Option<Answering> = None;
     let mut frames = Vec::new();
     loop {
         let wakes = clock
@@ -124,7 +128,17 @@ async fn converse(
                 }
                 clock.active = Instant::now();
             }
-            () = wait_for(&mut handling) => handling = None,
+            registered = wait_for(&mut handling) => {
+                handling = None;
+                if let Some(registering) = registered {
+                    // The newest registration is the one that counts.
+                    let (gateway, connection) = (gateway.clone(), connection.clone());
+                    answering = Some(Box::pin(async move {
+                        registered::answer(&gateway, &connection, &registering).await;
+                    }));
+                }
+            }
+            () = wait_for(&mut answering) => answering = None,
             // The next message waits until the last one is handled: order, and no queue.
             message = socket.next(), if handling.is_none() => {
                 clock.heard = Instant::now();
@@ -148,9 +162,9 @@ async fn converse(
     }
 }
 
-async fn wait_for(handling: &mut Option<Handling>) {
-    match handling {
-        Some(handling) => handling.await,
+async fn wait_for<F: Future + Unpin>(work: &mut Option<F>) -> F::Output {
+    match work {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }
@@ -209,8 +223,12 @@ fn receive(
     }
 }
 
-/// Runs the route that a message selects and answers it.
-async fn handle(gateway: Arc<Gateway>, connection: Arc<Connection>, text: Utf8Bytes) {
+/// Runs the route that a message selects and answers it; gives the registration that is stored now.
+async fn handle(
+    gateway: Arc<Gateway>,
+    connection: Arc<Connection>,
+    text: Utf8Bytes,
+) -> Option<Registering> {
     let outcome = match routes::select(&text) {
         Route::Default => routes::default(),
         Route::SendMessage => {
@@ -227,9 +245,7 @@ async fn handle(gateway: Arc<Gateway>, connection: Arc<Connection>, text: Utf8By
         // A full mailbox closes the connection by itself.
         let _ = connection.post(Frame::reply(post));
     }
-    if let Some(registering) = outcome.registered {
-        registered::answer(&gateway, &connection, &registering).await;
-    }
+    outcome.registered
 }
 
 /// Writes what waits in the mailbox. A fan who does not take it in time is closed.
