@@ -139,6 +139,16 @@ impl Events {
         state.map(Arc::new).ok_or(Error::EventNotFound)
     }
 
+    /// The row of an event as it is now, with its position where the feed has shown this very state.
+    pub async fn stored(&self, event_id: &EventId) -> Result<Arc<Seen>, Error> {
+        let stored = self.read(event_id).await?.ok_or(Error::EventNotFound)?;
+        let known = self.lock().newest.get(event_id).cloned();
+        Ok(match known {
+            Some(known) if known.looks_like(&stored.state) => known,
+            _ => Arc::new(stored),
+        })
+    }
+
     /// Forgets what is known of an event that was written (or deleted: `None`) through this server,
     /// so that its caller reads his own write.
     pub async fn written(&self, event_id: &EventId, state: Option<EventState>) {

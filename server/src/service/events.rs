@@ -49,7 +49,7 @@ impl EventService for Api {
 
     async fn get_event(&self, request: Request<GetEventRequest>) -> Reply<GetEventResponse> {
         let event_id = read_event_id(request.into_inner().event_id)?;
-        let seen = self.events.current(&event_id).await?;
+        let seen = self.events.stored(&event_id).await?;
         Ok(Response::new(GetEventResponse {
             state: Some(convert::event_state(&seen)),
         }))

@@ -2,7 +2,10 @@
 //! is cheap, so the model never needs a training run. Has no clock, does no I/O, and does not know
 //! which items are in the catalog; scores are made of the counts in [`super::scoring`].
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use touchline_store::{
     event::Context,
@@ -13,6 +16,8 @@ use touchline_store::{
 const ITEMS_MAX: usize = 100_000;
 /// Different consumers that have a profile; whoever comes later is counted for everybody only.
 const CONSUMERS_MAX: usize = 500_000;
+/// Interactions that are remembered as heard, of 8 bytes each.
+const HEARD_MAX: usize = 1_000_000;
 /// Different values of all context keys together.
 const CONTEXT_VALUES_MAX: usize = 10_000;
 
@@ -69,12 +74,15 @@ pub(super) struct Model {
     contexts: HashMap<String, HashMap<String, Tally>>,
     context_values: usize,
     consumers: HashMap<ConsumerId, Tally>,
+    /// What counted for everybody: consumer, item and situation, hashed.
+    heard: HashSet<u64>,
     learned: u64,
 }
 
 impl Model {
-    /// Counts one interaction. `weight` is how much it says about its consumer; for everybody else
-    /// each interaction counts once, or one eager thumb would decide for all.
+    /// Counts one interaction. `weight` is how much it says about its consumer. For everybody else
+    /// one consumer's same item in the same situation counts once, or one eager thumb would decide
+    /// for all.
     pub(super) fn learn(
         &mut self,
         consumer_id: &ConsumerId,
@@ -86,15 +94,29 @@ impl Model {
         let Some(item) = self.index(item_id) else {
             return;
         };
+        if let Some(tally) = self.consumer_entry(consumer_id) {
+            tally.add(item, f64::from(weight));
+        }
+        if !self.is_heard_first((consumer_id, item, context)) {
+            return;
+        }
         self.popularity[item.as_usize()] += 1.0;
         for (key, value) in context {
             if let Some(tally) = self.context_value(key, value) {
                 tally.add(item, 1.0);
             }
         }
-        if let Some(tally) = self.consumer_entry(consumer_id) {
-            tally.add(item, f64::from(weight));
+    }
+
+    /// Whether this is the first time; when as many are remembered as may be, all are forgotten.
+    fn is_heard_first(&mut self, what: impl Hash) -> bool {
+        if self.heard.len() >= HEARD_MAX {
+            self.heard.clear();
         }
+        // Keyed the same in every process, so that rankings are the same too.
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        self.heard.insert(hasher.finish())
     }
 
     /// The number of an item, which it gets here if it has none; `None`: there are too many.
@@ -181,6 +203,20 @@ mod tests {
     }
 
     #[test]
+    fn one_eager_thumb_does_not_decide_for_everybody() {
+        let mut model = Model::default();
+        let goal = Context::from([("MATCH_EVENT".to_owned(), "GOAL".to_owned())]);
+        for _ in 0..20 {
+            model.learn(&consumer(1), &item(7), &goal, 1);
+        }
+        model.learn(&consumer(2), &item(7), &goal, 1);
+        let index = model.index(&item(7)).unwrap();
+        assert_eq!(model.popularity(index), 2.0);
+        assert_eq!(model.context("MATCH_EVENT", "GOAL").unwrap().of(index), 2.0);
+        assert_eq!(model.consumer(&consumer(1)).unwrap().of(index), 20.0);
+    }
+
+    #[test]
     fn the_number_of_context_values_is_bounded() {
         let mut model = Model::default();
         for value in 0..=CONTEXT_VALUES_MAX {
@@ -191,7 +227,7 @@ mod tests {
         let beyond = CONTEXT_VALUES_MAX.to_string();
         assert!(model.context("CLOCK", &beyond).is_none());
         let known = Context::from([("CLOCK".to_owned(), "0".to_owned())]);
-        model.learn(&consumer(1), &item(1), &known, 1);
+        model.learn(&consumer(2), &item(1), &known, 1);
         assert_eq!(model.context("CLOCK", "0").unwrap().total(), 2.0);
     }
 

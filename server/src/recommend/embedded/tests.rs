@@ -139,7 +139,13 @@ fn from_an_empty_file_all_consumers_are_equal_and_ids_stand_in_natural_order() {
 
 #[test]
 fn an_unknown_consumer_gets_what_is_popular_in_the_context() {
-    let ranker = learned(&tastes("anna", "ben"));
+    let mut rows = tastes("anna", "ben");
+    for consumer in [
+        "cem", "dora", "eve", "fay", "gus", "hal", "ida", "jo", "kim", "lea",
+    ] {
+        rows.extend([(consumer, 3, "GOAL"), (consumer, 22, "PENALTY")]);
+    }
+    let ranker = learned(&rows);
     let first = |match_event| {
         let context = context(&[("MATCH_EVENT", match_event)]);
         ids(&ranking(&ranker, query("nobody", &context)))[0].to_owned()
