@@ -1,10 +1,12 @@
 //! What the end-to-end tests stand on: fans, AWS clients and processes, all of them real. No
 //! assertion about Touchline's behaviour lives here; those are in `tests/*.rs`.
 
+pub mod calls;
 pub mod fan;
 pub mod personalize;
 pub mod process;
 pub mod rows;
+pub mod stack;
 
 use std::time::Duration;
 
