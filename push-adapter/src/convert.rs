@@ -19,9 +19,8 @@ pub(crate) fn state_to_proto(
     proto::EventState {
         event_id: state.event_id.as_str().to_owned(),
         attributes: state
-            .attributes
-            .iter()
-            .map(|(name, attribute)| (name.clone(), attribute.as_text().to_owned()))
+            .texts()
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
             .collect(),
         content_ids: state
             .contents
@@ -52,7 +51,7 @@ pub(crate) fn change_to_proto(change: &Change) -> proto::FollowResponse {
     }
 }
 
-/// A state from somebody else's feed. Attributes come as text, whatever they were.
+/// A state from somebody else's feed. Only attributes that are text travel.
 pub(crate) fn put_from_proto(state: proto::EventState) -> Result<Change, InvalidId> {
     let event_id = EventId::new(&state.event_id)?;
     let attributes: BTreeMap<_, _> = state

@@ -29,7 +29,12 @@ async fn event_rows_with_odd_attributes_disturb_nobody() -> Result<()> {
     ];
     rows::put(&stack.dynamodb, EVENT_TABLE, odd_attributes).await?;
     // It still is a state: the recommender is asked with what can be read.
-    assert_eq!(fan.receive().await?["event_id"], "odd");
+    let pushed = fan.receive().await?;
+    assert_eq!(pushed["event_id"], "odd");
+    // And it decides the same wherever it is asked for.
+    let asked = calls::components(&stack.client, "diego", "odd").await?;
+    assert_eq!(pushed["set_id"], *asked.set_id);
+    assert_eq!(pushed["version"], *asked.version);
 
     for (event, contents) in [
         ("content number", AttributeValue::N("7".to_owned())),

@@ -39,7 +39,7 @@ impl Ports {
             ("--dynamodb-port", self.dynamodb),
         ]
         .map(|(flag, address)| (flag, address.port().to_string()));
-        let mut arguments = vec!["local", "--data-dir", folder];
+        let mut arguments = vec!["local", "--data-dir", folder, "--page-port", "0"];
         for (flag, port) in &ports {
             arguments.extend([*flag, port]);
         }

@@ -53,9 +53,8 @@ pub(super) fn event_state(seen: &Seen) -> v1::EventState {
     v1::EventState {
         event_id: state.event_id.to_string(),
         attributes: state
-            .attributes
-            .iter()
-            .map(|(name, attribute)| (name.clone(), attribute.as_text().to_owned()))
+            .texts()
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
             .collect(),
         content_ids: state.contents.iter().map(ToString::to_string).collect(),
         version: seen.version.as_str().to_owned(),

@@ -112,6 +112,18 @@ impl EventState {
             .collect()
     }
 
+    /// The attributes that have a text, by name: what a context can be made of, and what travels in
+    /// messages. Others count in the version alone, so that a state decides the same wherever it is
+    /// asked for.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.attributes
+            .iter()
+            .filter_map(|(name, attribute)| match attribute {
+                Attribute::Text(text) => Some((name.as_str(), text.as_str())),
+                Attribute::Other(_) => None,
+            })
+    }
+
     /// Whether the event reaches sessions that watch `content`.
     pub fn reaches(&self, content: &ContentId) -> bool {
         self.contents.is_empty() || self.contents.contains(content)
