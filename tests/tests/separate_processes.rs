@@ -66,10 +66,20 @@ async fn start() -> Result<Services> {
     })
 }
 
+/// The services make what is absent; the lease is the last that is written.
+async fn tables_are_made(client: &aws_sdk_dynamodb::Client) {
+    eventually("the tables are made", || async {
+        let lease = rows::scan(client, "touchline_push_lease").await.ok()?;
+        (!lease.is_empty()).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_services_work_apart_and_end_in_order() -> Result<()> {
     let services = start().await?;
     let client = rows::dynamodb(&services.endpoint);
+    tables_are_made(&client).await;
     for (item, item_type) in [("ITEM_ID_1", "PLAYER"), ("ITEM_ID_2", "GENERAL")] {
         let row = [
             ("item_id", rows::text(item)),
@@ -133,11 +143,7 @@ async fn the_push_adapter_starts_before_the_server_and_serves_when_it_comes() ->
     )?;
     push.listens(fans).await?;
     let client = rows::dynamodb(&endpoint);
-    eventually("the tables are made", || async {
-        let lease = rows::scan(&client, "touchline_push_lease").await.ok()?;
-        (!lease.is_empty()).then_some(())
-    })
-    .await;
+    tables_are_made(&client).await;
     let mut fan = Fan::protocol_2(&format!("ws://{fans}/dev"), "diego", "final").await?;
     rows::put_event(&client, "1", "GOAL", "FIRST-HALF-1", "1").await?;
 
