@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use touchline_store::{
     event::{EventState, Version},
@@ -33,6 +33,8 @@ const NEWEST_MAX: usize = 100_000;
 const WRITTEN_MAX: usize = 10_000;
 /// A write that the feed has not shown by then was overtaken by somebody else's.
 const WRITTEN_FOR: Duration = Duration::from_secs(5);
+/// How long the feed may need to show a state that was read from the table.
+const AHEAD_FOR: Duration = Duration::from_secs(1);
 /// One read of a row takes at most this long.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -171,6 +173,7 @@ impl Events {
             event_id: event_id.clone(),
             events: self.clone(),
             last: None,
+            ahead_until: None,
         }
     }
 
@@ -338,6 +341,8 @@ pub struct Watcher {
     receiver: watch::Receiver<Observed>,
     /// What this watcher was given last.
     last: Option<Arc<Seen>>,
+    /// Until then the feed may still be behind what was read from the table for this watcher.
+    ahead_until: Option<Instant>,
 }
 
 impl Watcher {
@@ -346,29 +351,48 @@ impl Watcher {
         // Marked as seen before the read: what comes while it is under way is news afterwards.
         self.receiver.mark_unchanged();
         let seen = self.events.current(&self.event_id).await?;
-        self.last = Some(seen.clone());
+        self.begin(seen.clone());
         Ok(seen)
+    }
+
+    fn begin(&mut self, seen: Arc<Seen>) {
+        let is_ahead = seen.position.is_none();
+        self.ahead_until = is_ahead.then(|| Instant::now() + AHEAD_FOR);
+        self.last = Some(seen);
     }
 
     /// Waits for a state that looks different from the last one; `None` once the row was deleted.
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Arc<Seen>> {
         loop {
-            // The mailbox is held by this watcher too, so it cannot be closed.
-            self.receiver.changed().await.ok()?;
-            let observed = self.receiver.borrow_and_update().clone();
-            match observed {
+            match self.observe().await? {
                 Observed::Nothing => {}
                 Observed::Ended => return None,
                 Observed::State(seen) => {
                     let last = self.last.as_ref();
-                    if !last.is_some_and(|last| last.looks_like(&seen.state)) {
+                    if last.is_some_and(|last| last.looks_like(&seen.state)) {
+                        self.ahead_until = None;
+                    } else if self.ahead_until.is_none() {
                         self.last = Some(seen.clone());
                         return Some(seen);
                     }
+                    // Otherwise it may be older than what was read; the mailbox keeps it.
                 }
             }
         }
+    }
+
+    /// What the mailbox holds after it was filled again, or once the feed must have caught up.
+    async fn observe(&mut self) -> Option<Observed> {
+        // The mailbox is held by this watcher too, so it cannot be closed.
+        match self.ahead_until {
+            None => self.receiver.changed().await.ok()?,
+            Some(until) => match timeout_at(until, self.receiver.changed()).await {
+                Ok(changed) => changed.ok()?,
+                Err(_) => self.ahead_until = None,
+            },
+        }
+        Some(self.receiver.borrow_and_update().clone())
     }
 }
 

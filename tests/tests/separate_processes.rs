@@ -1,5 +1,7 @@
 //! The two services as processes of their own against a DynamoDB endpoint, as they run on EKS.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use serde_json::json;
 use touchline_client::{Client, Situation};
@@ -11,59 +13,68 @@ use touchline_tests::{
     rows,
 };
 
-struct Services {
+/// A DynamoDB, and the addresses that the services are given.
+struct Installation {
     dynamodb: Embedded,
     endpoint: String,
-    server: Process,
-    push: Process,
-    grpc: String,
-    fans: String,
+    grpc: SocketAddr,
+    fans: SocketAddr,
 }
 
 /// The flags are those that a chart would set, and nothing else.
-async fn start() -> Result<Services> {
-    let dynamodb = Embedded::start(Place::Memory, "127.0.0.1:0".parse()?).await?;
-    let endpoint = format!("http://{}", dynamodb.address());
-    let (grpc, feed) = (free_address()?, free_address()?);
-    let (fans, management) = (free_address()?, free_address()?);
-    let mut server = Process::start(
-        "touchline-server",
-        &[
-            "--dynamodb-endpoint",
-            &endpoint,
-            "--listen",
-            &grpc.to_string(),
-            "--catalog-refresh",
-            "1s",
-        ],
-    )?;
-    let mut push = Process::start(
-        "touchline-push",
-        &[
-            "--dynamodb-endpoint",
-            &endpoint,
-            "--server",
-            &format!("http://{grpc}"),
-            "--listen",
-            &feed.to_string(),
-            "--fans-listen",
-            &fans.to_string(),
-            "--management-listen",
-            &management.to_string(),
-            "--poll-interval",
-            "20ms",
-        ],
-    )?;
-    server.listens(grpc).await?;
-    push.listens(fans).await?;
-    Ok(Services {
-        dynamodb,
-        endpoint,
-        server,
-        push,
-        grpc: format!("http://{grpc}"),
-        fans: format!("ws://{fans}/dev"),
-    })
+impl Installation {
+    async fn new() -> Result<Self> {
+        let dynamodb = Embedded::start(Place::Memory, "127.0.0.1:0".parse()?).await?;
+        Ok(Self {
+            endpoint: format!("http://{}", dynamodb.address()),
+            dynamodb,
+            grpc: free_address()?,
+            fans: free_address()?,
+        })
+    }
+
+    async fn start_server(&self) -> Result<Process> {
+        let flags = [
+            ("--dynamodb-endpoint", self.endpoint.clone()),
+            ("--listen", self.grpc.to_string()),
+            ("--catalog-refresh", "1s".to_owned()),
+        ];
+        start("touchline-server", &flags, self.grpc).await
+    }
+
+    async fn start_push(&self) -> Result<Process> {
+        let flags = [
+            ("--dynamodb-endpoint", self.endpoint.clone()),
+            ("--server", self.server_url()),
+            ("--listen", free_address()?.to_string()),
+            ("--fans-listen", self.fans.to_string()),
+            ("--management-listen", free_address()?.to_string()),
+            ("--poll-interval", "20ms".to_owned()),
+        ];
+        start("touchline-push", &flags, self.fans).await
+    }
+
+    fn server_url(&self) -> String {
+        format!("http://{}", self.grpc)
+    }
+
+    fn gateway(&self) -> String {
+        format!("ws://{}/dev", self.fans)
+    }
+}
+
+async fn start(
+    name: &'static str,
+    flags: &[(&str, String)],
+    address: SocketAddr,
+) -> Result<Process> {
+    let arguments: Vec<&str> = flags
+        .iter()
+        .flat_map(|(flag, value)| [*flag, value.as_str()])
+        .collect();
+    let mut process = Process::start(name, &arguments)?;
+    process.listens(address).await?;
+    Ok(process)
 }
 
 /// The services make what is absent; the lease is the last that is written.
@@ -77,8 +88,10 @@ async fn tables_are_made(client: &aws_sdk_dynamodb::Client) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_services_work_apart_and_end_in_order() -> Result<()> {
-    let services = start().await?;
-    let client = rows::dynamodb(&services.endpoint);
+    let installation = Installation::new().await?;
+    let server_process = installation.start_server().await?;
+    let push_process = installation.start_push().await?;
+    let client = rows::dynamodb(&installation.endpoint);
     tables_are_made(&client).await;
     for (item, item_type) in [("ITEM_ID_1", "PLAYER"), ("ITEM_ID_2", "GENERAL")] {
         let row = [
@@ -88,7 +101,7 @@ async fn the_services_work_apart_and_end_in_order() -> Result<()> {
         rows::put(&client, rows::ITEM_TABLE, row).await?;
     }
 
-    let server = Client::connect(&services.grpc)?;
+    let server = Client::connect(&installation.server_url())?;
     eventually("the server reads the catalog again", || async {
         let anywhere = Situation::Context([].into());
         let set = server.get_components("diego", anywhere).await.ok()?;
@@ -96,8 +109,8 @@ async fn the_services_work_apart_and_end_in_order() -> Result<()> {
     })
     .await;
 
-    let mut old_fan = Fan::protocol_1(&services.fans, "diego", "final").await?;
-    let mut fan = Fan::protocol_2(&services.fans, "diego", "final").await?;
+    let mut old_fan = Fan::protocol_1(&installation.gateway(), "diego", "final").await?;
+    let mut fan = Fan::protocol_2(&installation.gateway(), "diego", "final").await?;
     rows::put_event(&client, "1", "GOAL", "FIRST-HALF-1", "1").await?;
     let set = fan.receive().await?;
     assert_eq!(set["type"], "components");
@@ -113,50 +126,23 @@ async fn the_services_work_apart_and_end_in_order() -> Result<()> {
         .await?;
     assert_eq!(ended["event_id"], "1");
 
-    assert_eq!(services.push.terminate().await?, Some(0));
-    assert_eq!(services.server.terminate().await?, Some(0));
-    services.dynamodb.stop().await;
+    assert_eq!(push_process.terminate().await?, Some(0));
+    assert_eq!(server_process.terminate().await?, Some(0));
+    installation.dynamodb.stop().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_push_adapter_starts_before_the_server_and_serves_when_it_comes() -> Result<()> {
     // SEED.md defect 15: the prototype's stream handler fails before the first connect.
-    let dynamodb = Embedded::start(Place::Memory, "127.0.0.1:0".parse()?).await?;
-    let endpoint = format!("http://{}", dynamodb.address());
-    let (grpc, feed) = (free_address()?, free_address()?);
-    let (fans, management) = (free_address()?, free_address()?);
-    let mut push = Process::start(
-        "touchline-push",
-        &[
-            "--dynamodb-endpoint",
-            &endpoint,
-            "--server",
-            &format!("http://{grpc}"),
-            "--listen",
-            &feed.to_string(),
-            "--fans-listen",
-            &fans.to_string(),
-            "--management-listen",
-            &management.to_string(),
-        ],
-    )?;
-    push.listens(fans).await?;
-    let client = rows::dynamodb(&endpoint);
+    let installation = Installation::new().await?;
+    let _push_process = installation.start_push().await?;
+    let client = rows::dynamodb(&installation.endpoint);
     tables_are_made(&client).await;
-    let mut fan = Fan::protocol_2(&format!("ws://{fans}/dev"), "diego", "final").await?;
+    let mut fan = Fan::protocol_2(&installation.gateway(), "diego", "final").await?;
     rows::put_event(&client, "1", "GOAL", "FIRST-HALF-1", "1").await?;
 
-    let mut server = Process::start(
-        "touchline-server",
-        &[
-            "--dynamodb-endpoint",
-            &endpoint,
-            "--listen",
-            &grpc.to_string(),
-        ],
-    )?;
-    server.listens(grpc).await?;
+    let _server_process = installation.start_server().await?;
     let set = fan
         .receive_until(|message| message["type"] == "components")
         .await?;

@@ -167,3 +167,34 @@ async fn own_writes_are_remembered_until_the_feed_shows_them_and_in_bounds() {
     }
     assert_eq!(events.lock().written.len(), WRITTEN_MAX);
 }
+
+/// A watcher for whom this state was read from the table.
+fn ahead(events: &Arc<Events>, clock: u32) -> Watcher {
+    let mut watcher = events.watch(&id("a"));
+    watcher.begin(Arc::new(Seen {
+        position: None,
+        ..seen("a", clock)
+    }));
+    watcher
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_of_the_feed_is_never_followed_by_something_older() {
+    let events = events().await;
+    let mut watcher = ahead(&events, 3);
+    events.apply(Change::State(seen("a", 2)));
+    assert!(watcher.next().now_or_never().is_none());
+    events.apply(Change::State(seen("a", 3)));
+    assert!(watcher.next().now_or_never().is_none());
+    events.apply(Change::State(seen("a", 4)));
+    assert_eq!(*watcher.next().await.unwrap(), seen("a", 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_the_feed_never_shows_holds_nothing_back_for_long() {
+    let events = events().await;
+    let mut watcher = ahead(&events, 3);
+    // What was read was replaced before the feed could show it.
+    events.apply(Change::State(seen("a", 5)));
+    assert_eq!(*watcher.next().await.unwrap(), seen("a", 5));
+}
