@@ -1,0 +1,295 @@
+//! From a change of a match to the last fan's screen, and what that costs. The system, the fans and
+//! this measurement are three processes; nothing here looks inside the first.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use tokio::time::Instant;
+use touchline_client::Client;
+use touchline_tests::calls;
+
+use crate::{
+    figures::{self, Figure, Latencies},
+    load::{Complete, unix_ns},
+    prototype::Prototype,
+    system::{Load, System},
+};
+
+/// What happens in the match, in turn.
+const MATCH_EVENTS: [&str; 4] = ["GOAL", "PENALTY", "CORNER", "FOUL"];
+
+/// How often the start is measured.
+const STARTS: usize = 10;
+
+/// Changes are sent at a fixed pace, and each is timed from the moment at which it was due, also
+/// when the one before it held it up. A change that some fan never saw because a newer one took its
+/// place counts as conflated and is timed until every fan had the newer one; the last change must
+/// reach all, or the run fails.
+///
+/// Beside it the prototype's way: one session after another, a new connection for each call, 20 ms
+/// a recommendation and 5 ms a post.
+///
+/// With the defaults it takes about three and a half minutes, 75 seconds of them for the prototype's
+/// way with 1,000 sessions.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print JSON, one object a figure
+    #[arg(long)]
+    json: bool,
+    /// How many fans watch, one measurement for each
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_values_t = [6, 100, 1_000])]
+    fans: Vec<usize>,
+    /// Changes of a measurement
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=400))]
+    changes: u32,
+    /// From one change to the next, in milliseconds
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    interval_ms: u64,
+    /// Changes in the prototype's way
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+}
+
+/// What a measurement with some number of fans found.
+struct Measured {
+    latencies: Latencies,
+    conflated: u64,
+    pushes: u64,
+    cpu: Duration,
+    connected_bytes: u64,
+}
+
+/// Runs the benchmark and prints its figures.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let mut figures = starts().await?;
+    if let Some(&fans) = args.fans.first() {
+        figures.extend(twice_the_same(&args, fans).await?);
+    }
+    for &fans in &args.fans {
+        eprintln!("{fans} fans");
+        let measured = measure(&args, fans).await?;
+        let before = prototype(&args, fans).await?;
+        figures.extend(beside(fans, &measured, &before));
+    }
+    if args.json {
+        figures::print_json(&figures)?;
+    } else {
+        figures::print_table(&figures);
+    }
+    Ok(())
+}
+
+async fn starts() -> Result<Vec<Figure>> {
+    eprintln!("{STARTS} starts");
+    let mut latencies = Latencies::new();
+    for _ in 0..STARTS {
+        let system = System::start().await?;
+        latencies.record(system.start_to_ready);
+        system.stop().await?;
+    }
+    Ok(vec![Figure::quantile("start to ready", &latencies, 0.5)])
+}
+
+/// The same measurement twice: how far apart two figures stand of which neither is better.
+async fn twice_the_same(args: &Args, fans: usize) -> Result<Vec<Figure>> {
+    eprintln!("{fans} fans, twice the same");
+    let first = measure(args, fans).await?.latencies;
+    let second = measure(args, fans).await?.latencies;
+    let name = format!("A/A: change to last of {fans} fans");
+    let quantiles = [0.5, 0.99].map(|quantile| {
+        Figure::quantile(&name, &second, quantile).against(first.quantile_ms(quantile))
+    });
+    Ok(quantiles.into())
+}
+
+/// The figures of a measurement, with the prototype's way as baseline.
+fn beside(fans: usize, measured: &Measured, before: &Latencies) -> Vec<Figure> {
+    let change = format!("change to last of {fans} fans");
+    let prototype = format!("prototype's way, {fans} sessions");
+    let pushes = measured.pushes.max(1);
+    let cpu_us = measured.cpu.as_micros() as f64 / pushes as f64;
+    let memory_kib = measured.connected_bytes as f64 / 1_024.0 / fans.max(1) as f64;
+    vec![
+        Figure::quantile(&change, &measured.latencies, 0.5).against(before.quantile_ms(0.5)),
+        Figure::quantile(&change, &measured.latencies, 0.99).against(before.quantile_ms(0.99)),
+        Figure::quantile(&prototype, before, 0.5),
+        Figure::one(
+            format!("conflated changes, {fans} fans"),
+            measured.conflated as f64,
+            "changes",
+            measured.latencies.count(),
+        ),
+        Figure::one(
+            format!("CPU a push, {fans} fans"),
+            cpu_us,
+            "µs",
+            measured.pushes,
+        ),
+        Figure::one(
+            format!("memory an idle connection, {fans} fans"),
+            memory_kib,
+            "KiB",
+            fans as u64,
+        ),
+    ]
+}
+
+async fn measure(args: &Args, fans: usize) -> Result<Measured> {
+    let system = System::start().await?;
+    let client = system.client()?;
+    let first = change(&client, 0).await?;
+    // One fan comes and goes, so that the memory of the first ranking is not taken for a fan's.
+    wait_for(&mut Load::start(&system.gateway(), 1)?, &first).await?;
+
+    let resident_before = system.resident_bytes()?;
+    let mut load = Load::start(&system.gateway(), fans)?;
+    let pushes_before = wait_for(&mut load, &first).await?.pushes;
+    let connected_bytes = system.resident_bytes()?.saturating_sub(resident_before);
+
+    let cpu_before = system.cpu()?;
+    let (due, complete) = send(args, &client, &mut load).await?;
+    let cpu = system.cpu()?.saturating_sub(cpu_before);
+    system.stop().await?;
+
+    let pushes = complete.last().map_or(0, |last| last.pushes) - pushes_before;
+    let (latencies, conflated) = settle(&due, &complete)?;
+    Ok(Measured {
+        latencies,
+        conflated,
+        pushes,
+        cpu,
+        connected_bytes,
+    })
+}
+
+/// A change and when it was to be sent, in nanoseconds since 1970.
+struct Due {
+    version: String,
+    unix_ns: u64,
+}
+
+/// Sends the changes at their pace, and reads until the last has reached all fans.
+async fn send(args: &Args, client: &Client, load: &mut Load) -> Result<(Vec<Due>, Vec<Complete>)> {
+    let interval = Duration::from_millis(args.interval_ms);
+    let (start, start_wall) = (Instant::now() + interval, SystemTime::now() + interval);
+    let sending = async {
+        let mut due = Vec::new();
+        for number in 0..args.changes {
+            tokio::time::sleep_until(start + interval * number).await;
+            due.push(Due {
+                version: change(client, number + 1).await?,
+                unix_ns: unix_ns(start_wall + interval * number),
+            });
+        }
+        anyhow::Ok(due)
+    };
+    tokio::pin!(sending);
+    let mut complete: Vec<Complete> = Vec::new();
+    let due = loop {
+        tokio::select! {
+            due = &mut sending => break due?,
+            next = load.next() => complete.push(next?),
+        }
+    };
+    let last = &due.last().context("at least one change is sent")?.version;
+    if complete.iter().all(|complete| complete.version != *last) {
+        loop {
+            let next = load.next().await?;
+            let is_last = next.version == *last;
+            complete.push(next);
+            if is_last {
+                break;
+            }
+        }
+    }
+    Ok((due, complete))
+}
+
+/// How long each change took until every fan had it or a newer one, and how many were overtaken by a
+/// newer one before every fan had them.
+fn settle(due: &[Due], complete: &[Complete]) -> Result<(Latencies, u64)> {
+    let at: HashMap<&str, u64> = complete
+        .iter()
+        .map(|complete| (complete.version.as_str(), complete.last_unix_ns))
+        .collect();
+    let (mut latencies, mut conflated) = (Latencies::new(), 0);
+    let mut earliest = None;
+    for due in due.iter().rev() {
+        let own = at.get(due.version.as_str()).copied();
+        conflated += u64::from(own.is_none());
+        earliest = own.into_iter().chain(earliest).min();
+        let reached = earliest.context("the last change did not reach all fans")?;
+        latencies.record(Duration::from_nanos(reached.saturating_sub(due.unix_ns)));
+    }
+    Ok((latencies, conflated))
+}
+
+async fn prototype(args: &Args, sessions: usize) -> Result<Latencies> {
+    eprintln!("{sessions} sessions in the prototype's way");
+    let prototype = Prototype::start().await?;
+    let mut latencies = Latencies::new();
+    for _ in 0..args.rounds {
+        latencies.record(prototype.change(sessions).await?);
+    }
+    Ok(latencies)
+}
+
+/// Changes event 1, each number to another state; gives the new version.
+async fn change(client: &Client, number: u32) -> Result<String> {
+    let match_event = MATCH_EVENTS[number as usize % MATCH_EVENTS.len()].to_owned();
+    let attributes = [
+        ("match_event", match_event),
+        ("match_timing", format!("CHANGE-{number}")),
+    ];
+    Ok(calls::merge_event(client, "1", attributes).await?.version)
+}
+
+/// Waits until all fans have a version.
+async fn wait_for(load: &mut Load, version: &str) -> Result<Complete> {
+    loop {
+        let complete = load.next().await?;
+        if complete.version == version {
+            return Ok(complete);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(version: &str, unix_ms: u64) -> Due {
+        Due {
+            version: version.to_owned(),
+            unix_ns: unix_ms * 1_000_000,
+        }
+    }
+
+    fn complete(version: &str, unix_ms: u64) -> Complete {
+        Complete {
+            version: version.to_owned(),
+            count: 6,
+            last_unix_ns: unix_ms * 1_000_000,
+            pushes: 6,
+        }
+    }
+
+    #[test]
+    fn a_conflated_change_is_timed_until_a_newer_one_has_reached_all() -> Result<()> {
+        let due = [due("a", 100), due("b", 200), due("c", 300)];
+        let (latencies, conflated) = settle(&due, &[complete("a", 110), complete("c", 350)])?;
+        assert_eq!((latencies.count(), conflated), (3, 1));
+        assert!((latencies.quantile_ms(0.0) - 10.0).abs() < 0.1);
+        assert!((latencies.quantile_ms(1.0) - 150.0).abs() < 0.5);
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_whose_last_change_does_not_reach_all_fails() {
+        let due = [due("a", 100), due("b", 200)];
+        assert!(settle(&due, &[complete("a", 110)]).is_err());
+    }
+}
