@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::time::Instant;
 use touchline_client::Client;
 use touchline_tests::calls;
@@ -52,6 +52,15 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 }
+
+/// How long fans may take to connect and have the event's set.
+const FIRST_SET: Duration = Duration::from_secs(8);
+
+/// How many changes are tried until they have.
+const FIRST_SETS_MAX: u32 = 3;
+
+/// Numbers of these changes: none that the measurement uses.
+const FIRST_NUMBER: u32 = 1_000_000;
 
 /// What a measurement with some number of fans found.
 struct Measured {
@@ -142,11 +151,13 @@ async fn measure(args: &Args, fans: usize) -> Result<Measured> {
     let client = system.client()?;
     let first = change(&client, 0).await?;
     // One fan comes and goes, so that the memory of the first ranking is not taken for a fan's.
-    wait_for(&mut Load::start(&system.gateway(), 1)?, &first).await?;
+    let mut one = Load::start(&system.gateway(), 1)?;
+    let (first, _) = all_have(&client, &mut one, first).await?;
+    drop(one);
 
     let resident_before = system.resident_bytes()?;
     let mut load = Load::start(&system.gateway(), fans)?;
-    let pushes_before = wait_for(&mut load, &first).await?.pushes;
+    let (_, ready) = all_have(&client, &mut load, first).await?;
     let connected_bytes = system.resident_bytes()?.saturating_sub(resident_before);
 
     let cpu_before = system.cpu()?;
@@ -154,7 +165,7 @@ async fn measure(args: &Args, fans: usize) -> Result<Measured> {
     let cpu = system.cpu()?.saturating_sub(cpu_before);
     system.stop().await?;
 
-    let pushes = complete.last().map_or(0, |last| last.pushes) - pushes_before;
+    let pushes = complete.last().map_or(0, |last| last.pushes) - ready.pushes;
     let (latencies, conflated) = settle(&due, &complete)?;
     Ok(Measured {
         latencies,
@@ -247,14 +258,29 @@ async fn change(client: &Client, number: u32) -> Result<String> {
     Ok(calls::merge_event(client, "1", attributes).await?.version)
 }
 
-/// Waits until all fans have a version.
-async fn wait_for(load: &mut Load, version: &str) -> Result<Complete> {
-    loop {
-        let complete = load.next().await?;
-        if complete.version == version {
-            return Ok(complete);
+/// Waits until all fans have a version, and says so where that took another change: a fan that
+/// waits for its first set is no measurement, and is not hidden either.
+async fn all_have(
+    client: &Client,
+    load: &mut Load,
+    mut version: String,
+) -> Result<(String, Complete)> {
+    for number in 1..=FIRST_SETS_MAX {
+        let has_it = async {
+            loop {
+                let complete = load.next().await?;
+                if complete.version == version {
+                    return anyhow::Ok(complete);
+                }
+            }
+        };
+        match tokio::time::timeout(FIRST_SET, has_it).await {
+            Ok(complete) => return Ok((version, complete?)),
+            Err(_) => eprintln!("version {version} did not reach all fans in {FIRST_SET:?}"),
         }
+        version = change(client, FIRST_NUMBER + number).await?;
     }
+    bail!("fans stay without a set")
 }
 
 #[cfg(test)]
