@@ -300,8 +300,13 @@ async function checkRestart(browser) {
     await startTouchline();
     await post(page, "fire", { match_event: "INJURY", text: "while they were away" });
     await allConnected(page);
-    await changed(page, before);
     await textIs(page, "what", /^while they were away$/);
+    // A phone whose set still stands is sent nothing; the others show what they missed.
+    await eventually("what was missed is shown", async () =>
+      Object.entries(await phones(page)).some(([consumer, { version }]) => version !== before[consumer].version));
+    const back = await phones(page);
+    await post(page, "fire", { match_event: "GOAL", scorer: "home" });
+    await changed(page, back);
   });
   page.expectsAway = false;
   await page.context().close();
