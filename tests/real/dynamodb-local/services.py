@@ -166,7 +166,7 @@ def api_gateway_session(connection, **attributes):
 
 
 async def nothing_is_lost():
-    """what is written while touchline-push is down is delivered when it is back, even if killed"""
+    """states written while touchline-push is down are delivered when it is back, even if killed"""
     drop_all()
     succeeds("tables", "create")
     load_items()
