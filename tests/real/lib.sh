@@ -120,8 +120,8 @@ eventually() {
     done
 }
 
-# Starts `touchline local` with these arguments on free ports and waits until every port answers.
-# Sets LOCAL_LOG, LOCAL_PROCESS, LOCAL_READY_MS and the ports.
+# Starts `touchline local` with these arguments on free ports and waits until it says that it is up
+# and every port answers. Sets LOCAL_LOG, LOCAL_PROCESS, LOCAL_READY_MS and the ports.
 start_touchline() {
     local bin port before
     bin="$(binaries)"
@@ -134,6 +134,11 @@ start_touchline() {
         --page-port "$PAGE_PORT" --fans-port "$FANS_PORT" --management-port "$MANAGEMENT_PORT" \
         --grpc-port "$GRPC_PORT" --push-grpc-port "$PUSH_GRPC_PORT" --dynamodb-port "$DYNAMODB_PORT" "$@"
     LOCAL_PROCESS="${started_processes[-1]}"
+    eventually grep -q ' is up after ' "$LOCAL_LOG" || {
+        cat "$LOCAL_LOG"
+        die "touchline local does not say that it is up"
+    }
+    LOCAL_READY_MS=$(($(now_ms) - before))
     for port in "$PAGE_PORT" "$FANS_PORT" "$MANAGEMENT_PORT" "$GRPC_PORT" "$PUSH_GRPC_PORT" \
         "$DYNAMODB_PORT"; do
         eventually listens "$port" || {
@@ -141,7 +146,6 @@ start_touchline() {
             die "touchline local does not listen on port $port"
         }
     done
-    LOCAL_READY_MS=$(($(now_ms) - before))
 }
 
 # A stack with the demo's catalog and fans whose events come from the script alone.
