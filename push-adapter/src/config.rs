@@ -1,7 +1,7 @@
 //! The push adapter's flags. Everything is checked before the first socket is bound; nothing else
 //! in this crate reads the environment.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use clap::Parser as _;
 use tonic::transport::Endpoint;
@@ -119,6 +119,19 @@ pub struct PushArgs {
     /// 250ms, when none do. AWS allows 5 readings a second and shard, so 250ms is its minimum
     #[arg(long, env = "TOUCHLINE_POLL_INTERVAL", default_value = "250ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub poll_interval: Duration,
+    /// Pages of each shard of the stream that are read a second at most, also while a backlog is read;
+    /// AWS allows 5
+    #[arg(
+        long,
+        env = "TOUCHLINE_SHARD_READS_PER_SECOND",
+        default_value = "5",
+        value_name = "N"
+    )]
+    pub shard_reads_per_second: NonZeroU32,
+    /// Pause between a fan-out and the look for fans who registered while it went on, whom the
+    /// eventually consistent index may not have shown yet; at most 1m
+    #[arg(long, env = "TOUCHLINE_SECOND_LOOK", default_value = "1s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub second_look: Duration,
     /// Events that are fanned out at once; 1 to 1,000
     #[arg(
         long,
@@ -257,7 +270,19 @@ impl PushArgs {
             ));
         }
         self.validate_numbers()?;
-        self.validate_durations()
+        self.validate_durations()?;
+        if self.post_timeout > self.lease_duration / 2 {
+            let half = humantime::format_duration(self.lease_duration / 2);
+            return Err(invalid(
+                "--post-timeout",
+                &humantime::format_duration(self.post_timeout).to_string(),
+                &format!(
+                    "a leader stops posting so long before its lease ends, so at most half of \
+                     --lease-duration is accepted: {half}"
+                ),
+            ));
+        }
+        Ok(())
     }
 
     fn validate_addresses(&self) -> Result<(), ConfigError> {
@@ -345,6 +370,12 @@ impl PushArgs {
                 self.poll_interval,
                 millisecond,
                 second * 10,
+            ),
+            (
+                "--second-look",
+                self.second_look,
+                Duration::ZERO,
+                second * 60,
             ),
             (
                 "--push-deadline",
@@ -495,6 +526,11 @@ mod tests {
         assert_eq!(
             refused(|args| args.lease_duration = Duration::from_millis(1)),
             "--lease-duration 1ms: 500ms to 5m are accepted"
+        );
+        assert_eq!(
+            refused(|args| args.post_timeout = Duration::from_millis(1_001)),
+            "--post-timeout 1s 1ms: a leader stops posting so long before its lease ends, so at most \
+             half of --lease-duration is accepted: 1s"
         );
         assert_eq!(
             refused(|args| args.stage = "a/b".to_owned()),

@@ -21,6 +21,8 @@ use api_gateway::ApiGateway;
 use delivery::Mark;
 use local::Local;
 
+use crate::leader::lease::Tenure;
+
 /// Posts messages to connections, wherever these are held.
 #[async_trait]
 pub trait Connections: fmt::Debug + Send + Sync {
@@ -49,6 +51,21 @@ pub struct Limits {
     pub deadline: Instant,
     /// Cancelled when a newer state makes the post pointless; one that is under way is finished.
     pub superseded: CancellationToken,
+    /// Whether this process may post at all.
+    pub tenure: Tenure,
+}
+
+impl Limits {
+    /// Looked at right before each post.
+    pub fn allow(&self) -> Result<(), PostError> {
+        if self.superseded.is_cancelled() {
+            return Err(PostError::Superseded);
+        }
+        match self.tenure.holds() {
+            true => Ok(()),
+            false => Err(PostError::Lapsed),
+        }
+    }
 }
 
 /// Why a message was not taken.
@@ -72,6 +89,9 @@ pub enum PostError {
     /// Something newer is on its way.
     #[error("something newer replaced the message")]
     Superseded,
+    /// The lease has ended, or may have: whoever leads now posts.
+    #[error("the lease has lapsed")]
+    Lapsed,
 }
 
 /// One text message for one connection. Cloning shares the text.

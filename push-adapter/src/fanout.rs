@@ -3,8 +3,9 @@
 
 use std::{
     collections::BTreeSet,
+    ops::ControlFlow,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{Semaphore, broadcast};
@@ -23,11 +24,18 @@ mod walk;
 use backoff::Backoff;
 use components::{Components, Shown};
 
-use crate::connections::{Connections, Limits, delivery::measure};
-use walk::{Tally, Walk};
+use crate::{
+    connections::{Connections, Limits, delivery::measure},
+    leader::lease::Tenure,
+};
+use walk::{Look, Tally, Walk};
 
 /// How far a push's time grows when it is tried again.
 const PUSH_TIME_FACTOR_MAX: u32 = 16;
+
+/// Sessions that registered so long before a fan-out began are looked for again after it: the clock of
+/// whoever wrote when may be behind by as much, and the index shows a row a moment after it is written.
+const LATE_BEFORE: Duration = Duration::from_secs(30);
 
 /// How long a round's report waits for fans who read slowly.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
@@ -117,6 +125,8 @@ pub struct FanOutOptions {
     pub posts_at_once: usize,
     /// One push's time.
     pub push_deadline: Duration,
+    /// From the end of a fan-out to the look for those who registered meanwhile.
+    pub second_look: Duration,
 }
 
 /// Fans changes out.
@@ -129,19 +139,31 @@ pub struct FanOut {
     events: Semaphore,
     /// Calls to the session table in flight, with the front's.
     session_calls: Arc<Semaphore>,
-    rounds: broadcast::Sender<Round>,
-    tracker: TaskTracker,
+    life: Life,
+}
+
+/// What a fan-out has of the process that it runs in.
+#[derive(Debug)]
+pub struct Life {
+    /// Whether posting is allowed.
+    pub tenure: Tenure,
+    /// Told of each finished fan-out.
+    pub rounds: broadcast::Sender<Round>,
+    /// Runs what outlives a fan-out.
+    pub tracker: TaskTracker,
+    /// Nothing is waited for any more that need not be.
+    pub draining: CancellationToken,
 }
 
 impl FanOut {
-    /// Reports each finished fan-out to `rounds`; what outlives a fan-out runs on `tracker`.
+    /// Fans nothing out yet.
     pub fn new(
         store: Store,
         components: Components,
         connections: Arc<dyn Connections>,
         options: FanOutOptions,
         session_calls: Arc<Semaphore>,
-        (rounds, tracker): (broadcast::Sender<Round>, TaskTracker),
+        life: Life,
     ) -> Self {
         Self {
             events: Semaphore::new(options.events_at_once),
@@ -150,19 +172,45 @@ impl FanOut {
             connections,
             options,
             session_calls,
-            rounds,
-            tracker,
+            life,
         }
     }
 
     /// Fans out until every session that the change reaches was served or can never be, or until
     /// something newer supersedes it. `observed` is when the change was read.
     ///
-    /// A session is served once, however often the walk has to begin again. What is still open when
-    /// the push's deadline passes is reported as failed and tried again, with longer pauses and more
-    /// time: no fan ends behind because the server was away for longer than one push.
+    /// A session is served once, however often the walk has to begin again. Who registered shortly
+    /// before or during the walk may have been missed, since the index shows a row late: a second look
+    /// finds them.
     pub async fn reach(&self, task: &Task, observed: Instant, superseded: &CancellationToken) {
+        let since = SystemTime::now() - LATE_BEFORE;
         let mut walk = Walk::new(self, task);
+        let everyone = self.walk(&mut walk, Look::Everyone, observed, superseded);
+        if everyone.await.is_break() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = superseded.cancelled() => return,
+            () = self.life.draining.cancelled() => {}
+            () = tokio::time::sleep(self.options.second_look) => {}
+        }
+        // Nothing follows from how it ends: whoever is left open is superseded.
+        let _ = self
+            .walk(&mut walk, Look::Late(since), Instant::now(), superseded)
+            .await;
+    }
+
+    /// Walks until nobody is left. What is still open when the push's deadline passes is reported as
+    /// failed and tried again, with longer pauses and more time: no fan ends behind because the server
+    /// was away for longer than one push. Breaks when something newer took over.
+    async fn walk(
+        &self,
+        walk: &mut Walk<'_>,
+        look: Look,
+        observed: Instant,
+        superseded: &CancellationToken,
+    ) -> ControlFlow<()> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut time = self.options.push_deadline;
         let mut deadline = Instant::now() + time;
@@ -171,21 +219,28 @@ impl FanOut {
             let limits = Limits {
                 deadline,
                 superseded: superseded.clone(),
+                tenure: self.life.tenure.clone(),
             };
             let complete = tokio::select! {
                 biased;
                 () = superseded.cancelled() => false,
                 // A walk that waits for its turn has begun nothing yet.
-                Ok(_turn) = self.events.acquire() => walk.run(&limits, &mark).await,
+                Ok(_turn) = self.events.acquire() => walk.run(look, &limits, &mark).await,
             };
             let over = superseded.is_cancelled();
             let late = Instant::now() >= deadline;
             if complete || over || late {
                 drop(mark);
                 let tally = walk.tally.take();
-                self.report(task, &tally, over && !complete, measurement);
-                if complete || over {
-                    return;
+                // A second look that finds nobody is no round.
+                if look == Look::Everyone || tally.audience() > 0 {
+                    self.report(walk.task(), &tally, over && !complete, measurement);
+                }
+                if complete {
+                    return ControlFlow::Continue(());
+                }
+                if over {
+                    return ControlFlow::Break(());
                 }
                 (mark, measurement) = measure(observed);
             }
@@ -219,8 +274,8 @@ impl FanOut {
             superseded,
             change_to_last: Duration::ZERO,
         };
-        let rounds = self.rounds.clone();
-        self.tracker.spawn(async move {
+        let rounds = self.life.rounds.clone();
+        self.life.tracker.spawn(async move {
             round.change_to_last = measurement.last(REPORT_PATIENCE).await;
             tracing::debug!(
                 audience = round.audience,

@@ -1,29 +1,31 @@
 //! The push adapter's leader: one process at a time reads the event table's stream, says what
-//! changed, fans it out and records how far it came. Deciding is in [`decide`] and [`ledger`],
-//! pure; this file only waits for the lease and gives it back.
+//! changed, fans it out and records how far it came. Deciding is in [`course`], pure, with [`decide`],
+//! [`catch_up`] and [`ledger`]; this file only waits for the lease and gives it back.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use touchline_store::{feed::Feed, tables::Store};
+use touchline_store::{feed::Feed, stream::Polled, tables::Store};
 
+use self::lease::Tenure;
+pub use self::reader::ReaderOptions;
 use crate::fanout::FanOut;
 
+pub mod catch_up;
+pub mod course;
 pub mod decide;
 mod follow;
 pub mod lease;
 pub mod ledger;
 pub mod pace;
 mod reader;
-#[cfg(test)]
-mod simulation;
 mod term;
 
 /// The feed as it is at hand: published by this process while it leads, `None` while it does not.
@@ -42,8 +44,8 @@ pub struct LeaderOptions {
     pub lease_margin: Duration,
     /// Take the lease at once.
     pub sole: bool,
-    /// The stream's fastest pace.
-    pub poll_interval: Duration,
+    /// How the stream is read.
+    pub reader: ReaderOptions,
     /// How long a graceful end waits for fan-outs.
     pub drain_timeout: Duration,
 }
@@ -61,11 +63,28 @@ pub struct Counts {
     pub superseded: AtomicU64,
     /// Terms of leadership that began.
     pub terms: AtomicU64,
+    /// When the stream was read last, in milliseconds since 1970; 0 before that.
+    pub read_at_ms: AtomicU64,
+    /// How old the newest record was when it was read, in milliseconds by two machines' clocks.
+    pub lag_ms: AtomicU64,
 }
 
 impl Counts {
     fn add(counter: &AtomicU64, count: usize) {
         counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// The stream was read.
+    fn read(&self, polled: &Polled) {
+        let now = SystemTime::now();
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let read_at = now.duration_since(SystemTime::UNIX_EPOCH);
+        let read_at_ms = milliseconds(read_at.unwrap_or_default());
+        self.read_at_ms.store(read_at_ms, Ordering::Relaxed);
+        if let Some(written_at) = polled.written_at {
+            let lag = now.duration_since(written_at).unwrap_or_default();
+            self.lag_ms.store(milliseconds(lag), Ordering::Relaxed);
+        }
     }
 }
 
@@ -80,6 +99,8 @@ pub struct Leader {
     pub led: Led,
     /// Where somebody else's feed stands while this process stands by.
     pub followed: Led,
+    /// Until when this process may post; what fans changes out looks at it.
+    pub tenure: Tenure,
     /// How.
     pub options: LeaderOptions,
     /// What happened.
@@ -116,10 +137,11 @@ impl Feeds {
 /// Stands by, leads while the lease is held, and stands by again, until `shutdown`.
 pub async fn lead(leader: Arc<Leader>, shutdown: CancellationToken) {
     loop {
-        let acquiring = lease::acquire(&leader.store, &leader.options, &shutdown);
+        let vacant = Notify::new();
+        let acquiring = lease::acquire(&leader.store, &leader.options, &vacant, &shutdown);
         let held = tokio::select! {
             held = acquiring => held,
-            () = follow::follow(&leader) => None,
+            () = follow::follow(&leader, &vacant) => None,
         };
         let Some(taken) = held else {
             return;
@@ -128,22 +150,24 @@ pub async fn lead(leader: Arc<Leader>, shutdown: CancellationToken) {
         Counts::add(&leader.counts.terms, 1);
         let lost = CancellationToken::new();
         let (held, still) = watch::channel(taken.row);
-        let keeping = lease::keep(&leader.store, &leader.options, &held, taken.asked);
-        let working = term::work(&leader, &lost, &shutdown);
+        let (options, tenure) = (&leader.options, &leader.tenure);
+        let keeping = lease::keep(&leader.store, options, tenure, &held, taken.asked);
+        let working = term::work(&leader, still.clone(), &lost, &shutdown);
         tokio::pin!(working);
-        tokio::select! {
-            () = keeping => {
-                tracing::warn!("the lease is lost; standing by");
-                lost.cancel();
-                leader.led.send_replace(None);
-                working.await;
-            }
-            () = &mut working => {
-                leader.led.send_replace(None);
-                let held = still.borrow().clone();
-                if let Err(error) = leader.store.release_lease(&held).await {
-                    tracing::debug!(%error, "the lease could not be released");
-                }
+        let is_lost = tokio::select! {
+            () = keeping => true,
+            () = &mut working => false,
+        };
+        tenure.end();
+        leader.led.send_replace(None);
+        if is_lost {
+            tracing::warn!("the lease is lost; standing by");
+            lost.cancel();
+            working.await;
+        } else {
+            let held = still.borrow().clone();
+            if let Err(error) = leader.store.release_lease(&held).await {
+                tracing::debug!(%error, "the lease could not be released");
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::{
     sync::{Semaphore, broadcast, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use touchline_store::{feed::Feed, tables::Store};
+use touchline_store::{feed::Feed, stream::Quota, tables::Store};
 
 use crate::{
     change_feed,
@@ -19,9 +19,9 @@ use crate::{
         api_gateway::{ApiGateway, ApiGatewayOptions},
         local::Local,
     },
-    fanout::{FanOut, FanOutOptions, Round, components::Components},
+    fanout::{FanOut, FanOutOptions, Life, Round, components::Components},
     gateway::{self, Gateway},
-    leader::{self, Counts, Feeds, Leader, LeaderOptions},
+    leader::{self, Counts, Feeds, Leader, LeaderOptions, ReaderOptions, lease::Tenure},
     management,
 };
 
@@ -118,19 +118,27 @@ pub async fn start(
     let (rounds, _) = broadcast::channel(ROUNDS);
     let led = watch::Sender::new(None);
     let session_calls = Arc::new(Semaphore::new(args.session_calls_at_once));
+    let tenure = Tenure::ended();
+    let life = Life {
+        tenure: tenure.clone(),
+        rounds: rounds.clone(),
+        tracker: tracker.clone(),
+        draining: shutdown.clone(),
+    };
     let fan_out = FanOut::new(
         store.clone(),
         components.clone(),
         connections(&args, own.clone()),
         fan_out_options(&args),
         session_calls.clone(),
-        (rounds.clone(), tracker.clone()),
+        life,
     );
     let leader = Arc::new(Leader {
         store: store.clone(),
         fan_out: Arc::new(fan_out),
         led,
         followed: watch::Sender::new(None),
+        tenure,
         options: leader_options(&args, grpc_address),
         counts: Arc::default(),
     });
@@ -214,6 +222,7 @@ fn fan_out_options(args: &PushArgs) -> FanOutOptions {
         batches_at_once: args.batches_at_once,
         posts_at_once: args.posts_at_once,
         push_deadline: args.push_deadline,
+        second_look: args.second_look,
     }
 }
 
@@ -226,10 +235,14 @@ fn leader_options(args: &PushArgs, grpc_address: SocketAddr) -> LeaderOptions {
         owner: format!("{address}#{:016x}", rand::random::<u64>()),
         address,
         lease_duration: args.lease_duration,
-        // Half of a lease is left for leading, however long a post may take.
-        lease_margin: args.post_timeout.min(args.lease_duration / 2),
+        lease_margin: args.post_timeout,
         sole: args.sole_leader,
-        poll_interval: args.poll_interval,
+        reader: ReaderOptions {
+            poll_interval: args.poll_interval,
+            quota: Quota {
+                pages_per_second: args.shard_reads_per_second,
+            },
+        },
         drain_timeout: args.drain_timeout,
     }
 }

@@ -7,6 +7,7 @@ mod seed;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
@@ -28,6 +29,8 @@ use crate::Error;
 /// How often the push adapter looks at the embedded stream, which costs next to nothing and is not
 /// subject to AWS's five readings a second.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The embedded index shows a row at once, so that only who registered during a fan-out is late.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 /// The store belongs to this process, so nobody waits for the lease: a machine that is busy for a
 /// while shall not lose it.
 const LEASE_DURATION: Duration = Duration::from_secs(60);
@@ -238,6 +241,8 @@ impl Stack {
             stage: args.stage.clone(),
             sole_leader: true,
             poll_interval: POLL_INTERVAL,
+            shard_reads_per_second: NonZeroU32::MAX,
+            second_look: SECOND_LOOK,
             lease_duration: LEASE_DURATION,
             ..PushArgs::default()
         };

@@ -119,10 +119,20 @@ impl ApiGateway {
         &self.turns[(hasher.finish() % TURNS as u64) as usize]
     }
 
-    async fn attempt(&self, client: &Client, connection: &ConnectionId, frame: &Frame) -> Attempt {
+    async fn attempt(
+        &self,
+        client: &Client,
+        connection: &ConnectionId,
+        frame: &Frame,
+        limits: &Limits,
+    ) -> Attempt {
         let Ok(_in_flight) = self.in_flight.acquire().await else {
             return Attempt::Failed(PostError::Unavailable("shutting down".to_owned()));
         };
+        // Looked at with the turn in hand: what superseded this cannot have been posted yet.
+        if let Err(error) = limits.allow() {
+            return Attempt::Failed(error);
+        }
         let post = client
             .post_to_connection()
             .connection_id(connection.as_str())
@@ -153,11 +163,7 @@ impl Connections for ApiGateway {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut unreachable = 0;
         loop {
-            // Looked at with the turn in hand: what superseded this cannot have been posted yet.
-            if limits.superseded.is_cancelled() {
-                return Err(PostError::Superseded);
-            }
-            let error = match self.attempt(&client, connection, &frame).await {
+            let error = match self.attempt(&client, connection, &frame, limits).await {
                 Attempt::Done => {
                     frame.delivered();
                     return Ok(());

@@ -193,9 +193,7 @@ impl Connections for Local {
         frame: Frame,
         limits: &Limits,
     ) -> Result<(), PostError> {
-        if limits.superseded.is_cancelled() {
-            return Err(PostError::Superseded);
-        }
+        limits.allow()?;
         self.get(connection).ok_or(PostError::Gone)?.post(frame)
     }
 

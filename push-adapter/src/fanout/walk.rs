@@ -8,7 +8,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{StreamExt, stream};
@@ -75,6 +75,15 @@ pub(super) struct Walk<'a> {
     open: AtomicBool,
 }
 
+/// Whom a walk looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The whole audience.
+    Everyone,
+    /// Those who registered since then.
+    Late(SystemTime),
+}
+
 /// Sessions by consumer: one question to the server.
 type Batch = Vec<(ConsumerId, Vec<Session>)>;
 
@@ -90,14 +99,21 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// What is fanned out.
+    pub(super) fn task(&self) -> &'a Task {
+        self.task
+    }
+
     /// Walks the audience once and serves who was not served yet. Says whether nobody is left.
-    pub(super) async fn run(&self, limits: &Limits, mark: &Mark) -> bool {
+    pub(super) async fn run(&self, look: Look, limits: &Limits, mark: &Mark) -> bool {
         self.open.store(false, Ordering::Relaxed);
         self.tally.open.store(0, Ordering::Relaxed);
-        let batches = self
-            .fan_out
-            .store
-            .audience(self.task.contents())
+        let (store, contents) = (&self.fan_out.store, self.task.contents());
+        let pages = match look {
+            Look::Everyone => store.audience(contents),
+            Look::Late(since) => store.late_audience(contents, since),
+        };
+        let batches = pages
             .take_until(limits.superseded.cancelled())
             .flat_map(|page| {
                 let batches = match page {
@@ -321,7 +337,10 @@ impl<'a> Walk<'a> {
                 }
             }
             Err(PostError::Superseded) => {}
-            Err(PostError::Throttled) => self.leave_open(std::iter::once(session)),
+            // Whoever leads now serves them, or this process does when it leads again.
+            Err(PostError::Throttled | PostError::Lapsed) => {
+                self.leave_open(std::iter::once(session))
+            }
             Err(error @ (PostError::Full | PostError::Refused(_) | PostError::Unavailable(_))) => {
                 tracing::debug!(%error, "a message was not taken");
                 count(&self.tally.failed);

@@ -1,6 +1,6 @@
 //! What a change is worth: fanned out, or for followers of the feed only. Pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use touchline_store::{
     change::{Change, ChangeKind},
@@ -10,18 +10,29 @@ use touchline_store::{
     position::Position,
 };
 
-/// What is known of each event that is on: the state that fans were last shown, or are being shown.
+/// Ended events that are remembered, so that an older record does not bring one back.
+const ENDED_MAX: usize = 10_000;
+
+/// What is known of each event: the state that fans were last shown, or are being shown.
 #[derive(Debug, Default)]
 pub struct Known {
     events: HashMap<EventId, Event>,
+    /// Events that ended, oldest first; some have begun again since.
+    ended: VecDeque<EventId>,
+    /// Whether everything that the last leader may have shown has been read.
+    is_settled: bool,
 }
 
 #[derive(Debug)]
 struct Event {
     position: Option<Position>,
-    version: Version,
+    /// `None` once it ended.
+    version: Option<Version>,
     /// Whom the newest state reaches; `None` where only the last leader's record is known.
     contents: Option<BTreeSet<ContentId>>,
+    /// Whether this term showed it. Of what the last leader recorded it is not known whether fans
+    /// still see it: it may have fallen in the middle of a later state that it did not record.
+    is_own: bool,
 }
 
 /// What a change is worth.
@@ -40,54 +51,81 @@ pub enum Worth {
 impl Known {
     /// Begins with what the last leader left.
     pub fn new(progress: &Progress) -> Self {
-        let events = progress.applied.iter().filter_map(|(event_id, applied)| {
+        let mut known = Self::default();
+        for (event_id, applied) in &progress.applied {
             let event = Event {
-                position: Some(applied.position.clone()),
-                version: applied.version.clone()?,
+                position: applied.position.clone(),
+                version: applied.version.clone(),
                 contents: None,
+                is_own: false,
             };
-            Some((event_id.clone(), event))
-        });
-        Self {
-            events: events.collect(),
+            known.remember(event_id, event);
         }
+        known
     }
 
-    /// Says what a change is worth and remembers it. `certain`: what fans see is known. The first
-    /// changes after a term began are not: the last leader may have fallen in the middle of a state
-    /// that it did not record, so a state equal to the recorded one is shown again.
-    pub fn judge(&mut self, change: &Change, certain: bool) -> Worth {
-        let known = self.events.get_mut(&change.event_id);
-        if let Some(known) = &known
+    /// Says what a change is worth and remembers it.
+    pub fn judge(&mut self, change: &Change) -> Worth {
+        let known = self.events.get(&change.event_id);
+        if let Some(known) = known
             && let (Some(new), Some(old)) = (&change.position, &known.position)
             && new.epoch() == old.epoch()
             && !new.is_after(old)
         {
             return Worth::Nothing;
         }
-        let state = match &change.kind {
-            ChangeKind::Put(state) => state,
-            ChangeKind::Removed => {
-                // An event that nobody was shown needs no end.
-                return match self.events.remove(&change.event_id) {
-                    Some(known) => Worth::End(known.contents.unwrap_or_default()),
-                    None => Worth::Feed,
+        let is_certain = self.is_settled || known.is_some_and(|known| known.is_own);
+        let (version, contents, worth) = match &change.kind {
+            ChangeKind::Put(state) => {
+                let version = state.version();
+                let is_same = known.is_some_and(|known| known.version.as_ref() == Some(&version));
+                let worth = match is_same && is_certain {
+                    true => Worth::Feed,
+                    false => Worth::Push(version.clone()),
                 };
+                (Some(version), Some(state.contents.clone()), worth)
+            }
+            ChangeKind::Removed => {
+                let is_on = known.is_some_and(|known| known.version.is_some());
+                let contents = known.and_then(|known| known.contents.clone());
+                // An event that nobody was shown needs no end.
+                let worth = match is_on || !is_certain {
+                    true => Worth::End(contents.unwrap_or_default()),
+                    false => Worth::Feed,
+                };
+                (None, None, worth)
             }
         };
-        let version = state.version();
-        let same = known.is_some_and(|known| known.version == version);
+        // A row says nothing of its place; a state that is known by it keeps the one it has.
+        let same = known.filter(|known| known.version == version);
+        let position = change.position.clone();
         let event = Event {
-            position: change.position.clone(),
-            version: version.clone(),
-            contents: Some(state.contents.clone()),
+            position: position.or_else(|| same.and_then(|known| known.position.clone())),
+            version,
+            contents,
+            is_own: true,
         };
-        self.events.insert(change.event_id.clone(), event);
-        if same && certain {
-            Worth::Feed
-        } else {
-            Worth::Push(version)
+        self.remember(&change.event_id, event);
+        worth
+    }
+
+    fn remember(&mut self, event_id: &EventId, event: Event) {
+        if event.version.is_none() {
+            self.ended.push_back(event_id.clone());
         }
+        self.events.insert(event_id.clone(), event);
+        while self.ended.len() > ENDED_MAX {
+            let oldest = self.ended.pop_front().expect("it is longer than nothing");
+            let is_ended = |event: &Event| event.version.is_none();
+            if self.events.get(&oldest).is_some_and(is_ended) {
+                self.events.remove(&oldest);
+            }
+        }
+    }
+
+    /// The stream was read to its tip, and with it all that the last leader may have shown.
+    pub fn settle(&mut self) {
+        self.is_settled = true;
     }
 
     /// Learns whom an event's row reaches, which the last leader's record does not say.
@@ -97,36 +135,43 @@ impl Known {
         }
     }
 
-    /// Where the row's state stands, if it is the one that the last leader recorded.
+    /// Where the row's state stands, if it is the one that was last applied.
     pub fn position(&self, event_id: &EventId, version: &Version) -> Option<&Position> {
         let event = self.events.get(event_id)?;
         event
             .position
             .as_ref()
-            .filter(|_| event.version == *version)
+            .filter(|_| event.version.as_ref() == Some(version))
+    }
+
+    /// Where the last change of an event stands that was applied.
+    pub fn last(&self, event_id: &EventId) -> Option<&Position> {
+        self.events.get(event_id)?.position.as_ref()
     }
 
     /// Whether the newest known state of the event is this version.
     pub fn is(&self, event_id: &EventId, version: &Version) -> bool {
-        self.events
-            .get(event_id)
-            .is_some_and(|event| event.version == *version)
+        let event = self.events.get(event_id);
+        event.is_some_and(|event| event.version.as_ref() == Some(version))
     }
 
     /// Events that are on as far as is known.
     pub fn events(&self) -> impl Iterator<Item = &EventId> {
-        self.events.keys()
+        let events = self.events.iter();
+        events
+            .filter(|(_, event)| event.version.is_some())
+            .map(|(event_id, _)| event_id)
     }
 }
 
 /// What is recorded of a change once it is through.
-pub fn applied(change: &Change) -> Option<(EventId, Applied)> {
+pub fn applied(change: &Change) -> (EventId, Applied) {
     let version = match &change.kind {
         ChangeKind::Put(state) => Some(state.version()),
         ChangeKind::Removed => None,
     };
-    let position = change.position.clone()?;
-    Some((change.event_id.clone(), Applied { position, version }))
+    let position = change.position.clone();
+    (change.event_id.clone(), Applied { position, version })
 }
 
 #[cfg(test)]
@@ -164,19 +209,26 @@ mod tests {
     fn recorded(change: &Change) -> Known {
         Known::new(&Progress {
             checkpoint: None,
-            applied: applied(change).into_iter().collect(),
+            applied: [applied(change)].into(),
         })
+    }
+
+    /// Of a term that has read everything.
+    fn settled() -> Known {
+        let mut known = Known::default();
+        known.settle();
+        known
     }
 
     #[test]
     fn display_attributes_alone_are_for_the_feed() {
         let mut known = Known::default();
         let goal = put(1, &[("match_event", "GOAL")]);
-        assert!(matches!(known.judge(&goal, true), Worth::Push(_)));
+        assert!(matches!(known.judge(&goal), Worth::Push(_)));
         let clock = put(2, &[("match_event", "GOAL"), ("display_clock", "23'")]);
-        assert_eq!(known.judge(&clock, true), Worth::Feed);
+        assert_eq!(known.judge(&clock), Worth::Feed);
         assert!(matches!(
-            known.judge(&put(3, &[("match_event", "THROW")]), true),
+            known.judge(&put(3, &[("match_event", "THROW")])),
             Worth::Push(_)
         ));
     }
@@ -185,17 +237,17 @@ mod tests {
     fn what_was_applied_before_is_worth_nothing() {
         let goal = put(5, &[("match_event", "GOAL")]);
         let mut known = recorded(&goal);
-        assert_eq!(known.judge(&goal, false), Worth::Nothing);
-        assert_eq!(known.judge(&put(4, &[("a", "b")]), false), Worth::Nothing);
+        assert_eq!(known.judge(&goal), Worth::Nothing);
+        assert_eq!(known.judge(&put(4, &[("a", "b")])), Worth::Nothing);
     }
 
     #[test]
     fn after_a_leaders_death_an_equal_state_is_shown_again() {
         let mut known = recorded(&put(5, &[("match_event", "GOAL")]));
         let again = put(7, &[("match_event", "GOAL")]);
-        assert!(matches!(known.judge(&again, false), Worth::Push(_)));
+        assert!(matches!(known.judge(&again), Worth::Push(_)));
         assert_eq!(
-            known.judge(&put(8, &[("match_event", "GOAL")]), true),
+            known.judge(&put(8, &[("match_event", "GOAL")])),
             Worth::Feed
         );
     }
@@ -203,17 +255,70 @@ mod tests {
     #[test]
     fn the_end_is_for_those_whom_the_event_reached_and_comes_once() {
         let mut known = Known::default();
-        known.judge(&put(1, &[]), true);
+        known.judge(&put(1, &[]));
         let contents = [ContentId::new("final").unwrap()].into();
-        assert_eq!(known.judge(&removed(2), true), Worth::End(contents));
-        assert_eq!(known.judge(&removed(3), true), Worth::Feed);
+        assert_eq!(known.judge(&removed(2)), Worth::End(contents));
+        assert_eq!(known.judge(&removed(3)), Worth::Feed);
     }
 
     #[test]
     fn an_event_that_comes_back_is_pushed_even_if_it_looks_as_it_did() {
         let mut known = Known::default();
-        known.judge(&put(1, &[]), true);
-        known.judge(&removed(2), true);
-        assert!(matches!(known.judge(&put(3, &[]), true), Worth::Push(_)));
+        known.judge(&put(1, &[]));
+        known.judge(&removed(2));
+        assert!(matches!(known.judge(&put(3, &[])), Worth::Push(_)));
+    }
+
+    #[test]
+    fn an_end_that_the_last_leader_may_have_begun_is_told_again_until_all_is_read() {
+        let mut known = recorded(&removed(5));
+        assert_eq!(known.judge(&removed(5)), Worth::Nothing);
+        assert_eq!(known.judge(&removed(7)), Worth::End(BTreeSet::new()));
+        let mut unknown = Known::default();
+        assert!(matches!(unknown.judge(&removed(1)), Worth::End(_)));
+        assert_eq!(settled().judge(&removed(1)), Worth::Feed);
+    }
+
+    #[test]
+    fn an_older_record_does_not_bring_an_ended_event_back() {
+        let mut known = recorded(&removed(5));
+        assert_eq!(known.judge(&put(4, &[])), Worth::Nothing);
+        assert_eq!(known.events().count(), 0);
+    }
+
+    #[test]
+    fn a_state_that_was_shown_from_its_row_is_not_shown_again_by_its_record() {
+        let mut known = Known::default();
+        let row = Change {
+            position: None,
+            ..put(0, &[("match_event", "GOAL")])
+        };
+        assert!(matches!(known.judge(&row), Worth::Push(_)));
+        let record = put(9, &[("match_event", "GOAL")]);
+        assert_eq!(known.judge(&record), Worth::Feed);
+        assert_eq!(known.judge(&row), Worth::Feed);
+        let event_id = EventId::new("1").unwrap();
+        let Worth::Push(version) = settled().judge(&record) else {
+            panic!("a first state is shown");
+        };
+        assert_eq!(
+            known.position(&event_id, &version),
+            record.position.as_ref()
+        );
+    }
+
+    #[test]
+    fn ended_events_are_remembered_in_bounds() {
+        let mut known = settled();
+        for event in 0..=ENDED_MAX {
+            let event_id = EventId::new(event.to_string()).unwrap();
+            let change = |kind| Change {
+                event_id: event_id.clone(),
+                position: None,
+                kind,
+            };
+            known.judge(&change(ChangeKind::Removed));
+        }
+        assert_eq!(known.events.len(), ENDED_MAX);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use tonic::{Status, transport::Endpoint};
 use touchline_proto::v1::{
     FollowRequest, FollowResponse, change_feed_client::ChangeFeedClient, follow_response::Message,
@@ -15,8 +16,9 @@ use crate::{convert, fanout::backoff::Backoff};
 /// A feed says nothing for hours; a connection that is silent for this long is dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Follows whoever leads, for ever. Drop it to stop.
-pub(super) async fn follow(leader: &Leader) {
+/// Follows whoever leads, for ever, and says by `vacant` when one was heard to leave. Drop it to
+/// stop.
+pub(super) async fn follow(leader: &Leader, vacant: &Notify) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     loop {
         if let Ok(Some(row)) = leader.store.lease().await
@@ -24,6 +26,7 @@ pub(super) async fn follow(leader: &Leader) {
             && let Err(status) = follow_one(leader, row.address).await
         {
             tracing::debug!(%status, "the leader's feed ended");
+            vacant.notify_one();
         }
         tokio::time::sleep(backoff.pause()).await;
     }

@@ -1,16 +1,51 @@
 //! Getting and keeping the lease. Compares no clocks: somebody else's lease is judged by whether its
 //! counter moves, watched on this process's own monotonic clock.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use touchline_store::{Error, lease::LeaseRow, tables::Store};
 
 use super::LeaderOptions;
 
-/// Renewals within one lease's duration.
+/// Renewals within the time that posting may go on without one.
 const RENEWALS: u32 = 4;
+/// Looks at somebody else's lease within its duration.
+const LOOKS: u32 = 4;
+/// How often the lease is looked at once its owner was heard to leave.
+const VACANT_EVERY: Duration = Duration::from_millis(100);
+
+/// Until when this process may post: one post's time before its lease ends. Looked at before each
+/// post, since a process that slept hears of nothing.
+#[derive(Debug, Clone)]
+pub struct Tenure(Arc<Mutex<Option<Instant>>>);
+
+impl Tenure {
+    /// A tenure that is over.
+    pub fn ended() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Lasts until then.
+    pub fn extend(&self, until: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// Ends now.
+    pub fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether a post may begin.
+    pub fn holds(&self) -> bool {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+}
 
 /// Watches somebody else's lease. Pure.
 #[derive(Debug, Default)]
@@ -20,7 +55,7 @@ pub struct Watched {
 
 impl Watched {
     /// Whether the lease as it is read `now` can be taken: nobody has it, or its counter has not
-    /// moved for `duration`.
+    /// moved for as long as its owner said, and for `duration` at least.
     pub fn is_free(&mut self, row: Option<&LeaseRow>, now: Instant, duration: Duration) -> bool {
         let Some(row) = row else {
             return true;
@@ -29,7 +64,9 @@ impl Watched {
             return true;
         }
         match &self.seen {
-            Some((seen, since)) if seen == row => now.duration_since(*since) >= duration,
+            Some((seen, since)) if seen == row => {
+                now.duration_since(*since) >= duration.max(row.lasts)
+            }
             _ => {
                 self.seen = Some((row.clone(), now));
                 false
@@ -45,22 +82,30 @@ pub(super) struct Taken {
     pub(super) asked: Instant,
 }
 
-/// Waits until the lease can be taken and takes it; `None` on shutdown.
+/// Waits until the lease can be taken and takes it; `None` on shutdown. `vacant` says that its owner
+/// was heard to leave, so that it is looked at more often for a while.
 pub(super) async fn acquire(
     store: &Store,
     options: &LeaderOptions,
+    vacant: &Notify,
     shutdown: &CancellationToken,
 ) -> Option<Taken> {
     let mut watched = Watched::default();
     let mut pause = Duration::ZERO;
+    let mut often_until = Instant::now();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return None,
+            () = vacant.notified() => often_until = Instant::now() + options.lease_duration * 2,
             () = tokio::time::sleep(pause) => {}
         }
+        let every = match Instant::now() < often_until {
+            true => VACANT_EVERY.min(options.lease_duration / LOOKS),
+            false => options.lease_duration / LOOKS,
+        };
         // Jitter, so that several who wait do not ask in step.
-        pause = (options.lease_duration / RENEWALS).mul_f64(0.75 + rand::random::<f64>() / 2.0);
+        pause = every.mul_f64(0.75 + rand::random::<f64>() / 2.0);
         let row = match store.lease().await {
             Ok(row) => row,
             Err(error) => {
@@ -73,10 +118,9 @@ pub(super) async fn acquire(
             continue;
         }
         let asked = Instant::now();
-        match store
-            .take_lease(&options.owner, &options.address, row.as_ref())
-            .await
-        {
+        let (owner, address) = (&options.owner, &options.address);
+        let taking = store.take_lease(owner, address, options.lease_duration, row.as_ref());
+        match taking.await {
             Ok(row) => return Some(Taken { row, asked }),
             Err(Error::Conflict(_)) => {}
             Err(error) => tracing::warn!(%error, "the lease cannot be taken"),
@@ -84,22 +128,29 @@ pub(super) async fn acquire(
     }
 }
 
-/// Renews the lease and returns when it is lost: taken by somebody else, or not renewed in time.
+/// Renews the lease, extending `tenure`, and returns when it is lost: taken by somebody else, or not
+/// renewed in time.
 pub(super) async fn keep(
     store: &Store,
     options: &LeaderOptions,
+    tenure: &Tenure,
     held: &watch::Sender<LeaseRow>,
     taken: Instant,
 ) {
     let lasting = options.lease_duration.saturating_sub(options.lease_margin);
-    let every = options.lease_duration / RENEWALS;
+    let every = lasting / RENEWALS;
     // The moment before the last renewal was asked for: others cannot have seen it earlier.
     let mut renewed = taken;
     loop {
         let asked = Instant::now() + every;
         let ends = renewed + lasting;
+        tenure.extend(ends);
         tokio::time::sleep_until(asked.min(ends).into()).await;
         let asked = Instant::now();
+        if asked >= ends {
+            // This process slept, or the store was away: somebody else may lead already.
+            return;
+        }
         let row = held.borrow().clone();
         match tokio::time::timeout_at(ends.into(), store.renew_lease(&row)).await {
             Ok(Ok(row)) => {
@@ -107,12 +158,7 @@ pub(super) async fn keep(
                 renewed = asked;
             }
             Ok(Err(Error::Conflict(_))) | Err(_) => return,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the lease could not be renewed");
-                if Instant::now() >= ends {
-                    return;
-                }
-            }
+            Ok(Err(error)) => tracing::warn!(%error, "the lease could not be renewed"),
         }
     }
 }
@@ -126,6 +172,7 @@ mod tests {
             owner: owner.to_owned(),
             address: "http://127.0.0.1:50052".to_owned(),
             counter,
+            lasts: Duration::ZERO,
         }
     }
 
@@ -145,5 +192,35 @@ mod tests {
         assert!(!is_free(Some(&row("another", 2)), 4), "it changed hands");
         assert!(!is_free(Some(&row("another", 2)), 5));
         assert!(is_free(Some(&row("another", 2)), 6));
+    }
+
+    #[test]
+    fn an_owner_who_renews_slowly_is_given_the_time_that_the_row_says() {
+        let second = Duration::from_secs(1);
+        let start = Instant::now();
+        let slow = LeaseRow {
+            lasts: second * 60,
+            ..row("slow", 1)
+        };
+        let mut watched = Watched::default();
+        let mut is_free = |seconds: u32| {
+            let now = start + second * seconds;
+            watched.is_free(Some(&slow), now, second * 2)
+        };
+        assert!(!is_free(0));
+        assert!(!is_free(59));
+        assert!(is_free(60));
+    }
+
+    #[test]
+    fn a_tenure_holds_until_its_moment_and_not_after_it_was_ended() {
+        let tenure = Tenure::ended();
+        assert!(!tenure.holds());
+        tenure.extend(Instant::now() + Duration::from_secs(60));
+        assert!(tenure.holds());
+        tenure.end();
+        assert!(!tenure.holds());
+        tenure.extend(Instant::now());
+        assert!(!tenure.holds());
     }
 }

@@ -137,7 +137,7 @@ mod tests {
 
     fn applied(name: &str, sequence: u64) -> (EventId, Applied) {
         let applied = Applied {
-            position: Position::new("epoch", &sequence.to_string()),
+            position: Some(Position::new("epoch", &sequence.to_string())),
             version: Some(Version::from_text(sequence.to_string())),
         };
         (event(name), applied)

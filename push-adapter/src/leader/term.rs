@@ -1,33 +1,33 @@
-//! One term of leadership: from opening the stream to the loss of the lease, or to a graceful end.
-//! The decisions are made in `decide` and `ledger`; this is their shell.
+//! One term of leadership: from taking the lease to its loss, or to a graceful end. The decisions are
+//! made in `decide`, `catch_up` and `ledger`; this is their shell.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use touchline_store::{
-    Error, Result,
-    change::{Change, ChangeKind},
-    event::EventState,
+    Error,
+    change::ChangeKind,
     feed::Feed,
     ids::EventId,
-    stream::{ChangeStream, Checkpoint},
+    lease::{LeaseRow, Progress},
+    stream::{Checkpoint, Polled},
 };
 
 use super::{
     Counts, Leader,
-    decide::{Known, Worth, applied},
-    ledger::{Ending, Ledger},
+    catch_up::Opened,
+    course::{Begun, Course, What},
     reader::{self, Reading},
 };
 use crate::fanout::{Task, backoff::Backoff, components::Shown};
-
-/// Rows a page when the event table is read.
-const PAGE: u32 = 500;
 
 /// A fan-out that ended by itself.
 struct Finished {
@@ -35,42 +35,38 @@ struct Finished {
     batch: u64,
 }
 
-struct Running {
-    batch: u64,
-    superseded: CancellationToken,
-}
-
 struct Term<'a> {
     leader: &'a Arc<Leader>,
+    held: watch::Receiver<LeaseRow>,
     lost: &'a CancellationToken,
     feed: Arc<Feed>,
-    known: Known,
-    ledger: Ledger,
-    running: HashMap<EventId, Running>,
+    course: Course,
+    /// Cancels the fan-out of an event that runs.
+    superseded: HashMap<EventId, CancellationToken>,
     fan_outs: JoinSet<Finished>,
     recorded: Option<Checkpoint>,
-    /// Rows that the last leader did not show, until the first reading says where they stand.
-    unseen: Option<BTreeMap<EventId, EventState>>,
 }
 
 /// Leads until the lease is `lost` or `shutdown` begins.
 pub(super) async fn work(
     leader: &Arc<Leader>,
+    held: watch::Receiver<LeaseRow>,
     lost: &CancellationToken,
     shutdown: &CancellationToken,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        let begun = tokio::select! {
+        let progress = tokio::select! {
             biased;
             () = lost.cancelled() => return,
             () = shutdown.cancelled() => return,
-            begun = begin(leader, lost) => begun,
+            progress = leader.store.progress() => progress,
         };
-        match begun {
-            Ok((mut term, stream)) => {
-                term.run(stream, shutdown).await;
-                return;
+        match progress {
+            Ok(progress) => {
+                return Term::new(leader, held, lost, &progress)
+                    .run(progress, shutdown)
+                    .await;
             }
             Err(error) => tracing::warn!(%error, "leading cannot begin yet"),
         }
@@ -82,86 +78,34 @@ pub(super) async fn work(
     }
 }
 
-/// Opens the stream before the rows are read: whatever is written meanwhile is in the stream.
-async fn begin<'a>(
-    leader: &'a Arc<Leader>,
-    lost: &'a CancellationToken,
-) -> Result<(Term<'a>, ChangeStream)> {
-    let progress = leader.store.progress().await?;
-    let stream = ChangeStream::open(&leader.store, progress.checkpoint.as_ref()).await?;
-    let mut rows = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let page = leader.store.events(PAGE, after.as_ref()).await?;
-        rows.extend(
-            page.states
-                .into_iter()
-                .map(|state| (state.event_id.clone(), state)),
-        );
-        after = page.next;
-        if after.is_none() {
-            break;
+impl<'a> Term<'a> {
+    fn new(
+        leader: &'a Arc<Leader>,
+        held: watch::Receiver<LeaseRow>,
+        lost: &'a CancellationToken,
+        progress: &Progress,
+    ) -> Self {
+        Self {
+            leader,
+            held,
+            lost,
+            feed: Arc::new(Feed::default()),
+            course: Course::new(progress),
+            superseded: HashMap::new(),
+            fan_outs: JoinSet::new(),
+            recorded: None,
         }
     }
-    let mut known = Known::new(&progress);
-    let feed = Arc::new(Feed::default());
-    publish_rows(&feed, &mut known, &rows);
-    if stream.resumed() {
-        // What the last leader did show need not be shown again.
-        rows.retain(|event_id, state| !known.is(event_id, &state.version()));
-    }
-    tracing::info!(
-        resumed = stream.resumed(),
-        to_show = rows.len(),
-        "the stream is open"
-    );
-    let term = Term {
-        leader,
-        lost,
-        feed,
-        known,
-        ledger: Ledger::default(),
-        running: HashMap::new(),
-        fan_outs: JoinSet::new(),
-        recorded: None,
-        unseen: Some(rows),
-    };
-    Ok((term, stream))
-}
 
-/// Publishes the rows in the order in which they were last applied; those of which that is not known
-/// come last, as the newest.
-fn publish_rows(feed: &Feed, known: &mut Known, rows: &BTreeMap<EventId, EventState>) {
-    let mut changes: Vec<_> = rows
-        .values()
-        .map(|state| {
-            known.reaches(&state.event_id, &state.contents);
-            Change {
-                event_id: state.event_id.clone(),
-                position: known.position(&state.event_id, &state.version()).cloned(),
-                kind: ChangeKind::Put(state.clone()),
-            }
-        })
-        .collect();
-    changes.sort_by_key(|change| {
-        let sequence = change.position.as_ref().map(|at| at.sequence().to_owned());
-        (sequence.is_none(), sequence)
-    });
-    for change in changes {
-        feed.publish(change);
-    }
-}
-
-impl Term<'_> {
-    async fn run(&mut self, stream: ChangeStream, shutdown: &CancellationToken) {
+    async fn run(mut self, progress: Progress, shutdown: &CancellationToken) {
         let (sender, mut readings) = mpsc::channel(1);
         let mut reading = JoinSet::new();
         reading.spawn(reader::read(
-            stream,
-            self.leader.options.poll_interval,
+            self.leader.store.clone(),
+            progress.checkpoint,
+            self.leader.options.reader,
             sender,
         ));
-        self.leader.led.send_replace(Some(self.feed.clone()));
         loop {
             tokio::select! {
                 biased;
@@ -172,7 +116,12 @@ impl Term<'_> {
                 }
                 () = shutdown.cancelled() => break,
                 Some(finished) = self.fan_outs.join_next() => self.finished(finished),
-                Some(reading) = readings.recv() => self.take(reading),
+                Some(reading) = readings.recv() => match reading {
+                    Reading::Opened(opened) => self.opened(opened),
+                    Reading::Read(polled, checkpoint, observed) => {
+                        self.read(polled, checkpoint, observed);
+                    }
+                },
             }
             if self.record().await.is_err() {
                 self.fan_outs.shutdown().await;
@@ -183,93 +132,68 @@ impl Term<'_> {
         self.drain().await;
     }
 
-    /// One reading of the stream: to the feed, to the fans, into the ledger.
-    fn take(&mut self, reading: Reading) {
-        let counts = &self.leader.counts;
-        Counts::add(&counts.poison, reading.polled.poison);
-        Counts::add(&counts.conflated, reading.polled.changes.dropped);
-        let certain = self.unseen.is_none();
-        let mut changes = reading.polled.changes.changes;
-        if let Some(unseen) = self.unseen.take() {
-            changes.extend(self.left_over(unseen, &changes));
-        }
-        let mut tasks = Vec::new();
-        let mut through = Vec::new();
-        for change in changes {
-            let worth = self.known.judge(&change, certain);
-            if worth == Worth::Nothing {
-                continue;
-            }
-            through.extend(applied(&change));
-            let event_id = change.event_id.clone();
-            let position = change.position.clone();
-            let task = match (worth, &change.kind) {
-                (Worth::Push(_), ChangeKind::Put(state)) => {
-                    Some(Task::Push(Arc::new(Shown::new(state.clone(), position))))
-                }
-                (Worth::End(contents), _) => Some(Task::End {
-                    event_id,
-                    contents,
-                    position,
-                }),
-                _ => {
-                    Counts::add(&self.leader.counts.display_only, 1);
-                    None
-                }
-            };
-            tasks.extend(task);
+    /// The stream is open and the rows were read: the feed shows them at once.
+    fn opened(&mut self, opened: Opened) {
+        let counter = self.held.borrow().counter;
+        for change in self.course.opened(opened, counter) {
             self.feed.publish(change);
         }
-        if !certain {
+        self.leader.led.send_if_modified(|led| {
+            let is_news = led.is_none();
+            led.get_or_insert_with(|| self.feed.clone());
+            is_news
+        });
+    }
+
+    /// One reading of the stream: to the feed, to the fans, into the ledger.
+    fn read(&mut self, polled: Polled, checkpoint: Checkpoint, observed: Instant) {
+        let counts = &self.leader.counts;
+        counts.read(&polled);
+        let turn = self
+            .course
+            .read(polled.changes, polled.is_at_tip, checkpoint);
+        Counts::add(&counts.poison, polled.poison);
+        Counts::add(&counts.conflated, turn.conflated);
+        let shown = turn.published.len() - turn.begun.len();
+        Counts::add(&counts.display_only, shown);
+        Counts::add(&counts.superseded, turn.superseded.len());
+        for change in turn.published {
+            self.feed.publish(change);
+        }
+        if turn.is_caught_up {
             self.feed.set_caught_up();
         }
-        let in_flight = tasks.iter().map(|task| task.event_id().clone());
-        let batch = self.ledger.open(reading.checkpoint, through, in_flight);
-        for task in tasks {
-            self.start(task, batch, reading.observed);
+        for event_id in turn.superseded {
+            if let Some(superseded) = self.superseded.remove(&event_id) {
+                superseded.cancel();
+            }
+        }
+        for begun in turn.begun {
+            self.start(begun, observed);
         }
     }
 
-    /// Rows that the first reading says nothing about, and events that ended while nobody led.
-    fn left_over(&self, unseen: BTreeMap<EventId, EventState>, changes: &[Change]) -> Vec<Change> {
-        let read = |event_id: &EventId| changes.iter().any(|change| change.event_id == *event_id);
-        let ended = self
-            .known
-            .events()
-            .filter(|event_id| self.feed.get(event_id).is_none() && !read(event_id))
-            .map(|event_id| Change {
+    fn start(&mut self, begun: Begun, observed: Instant) {
+        let Begun {
+            batch,
+            change,
+            what,
+        } = begun;
+        let (event_id, position) = (change.event_id, change.position);
+        let task = match (what, change.kind) {
+            (What::State(_), ChangeKind::Put(state)) => {
+                Task::Push(Arc::new(Shown::new(state, position)))
+            }
+            (What::End(contents), _) => Task::End {
                 event_id: event_id.clone(),
-                position: None,
-                kind: ChangeKind::Removed,
-            });
-        let ended: Vec<_> = ended.collect();
-        unseen
-            .into_values()
-            .filter(|state| !read(&state.event_id))
-            .map(|state| Change {
-                event_id: state.event_id.clone(),
-                position: None,
-                kind: ChangeKind::Put(state),
-            })
-            .chain(ended)
-            .collect()
-    }
-
-    /// Begins a fan-out; an older one of the same event is superseded.
-    fn start(&mut self, task: Task, batch: u64, observed: Instant) {
-        let event_id = task.event_id().clone();
+                contents,
+                position,
+            },
+            (What::State(_), ChangeKind::Removed) => return,
+        };
         // Losing the lease ends a fan-out as something newer does.
         let superseded = self.lost.child_token();
-        let running = Running {
-            batch,
-            superseded: superseded.clone(),
-        };
-        if let Some(older) = self.running.insert(event_id.clone(), running) {
-            older.superseded.cancel();
-            self.ledger
-                .finish(older.batch, &event_id, Ending::Superseded);
-            Counts::add(&self.leader.counts.superseded, 1);
-        }
+        self.superseded.insert(event_id.clone(), superseded.clone());
         let fan_out = self.leader.fan_out.clone();
         self.fan_outs.spawn(async move {
             fan_out.reach(&task, observed, &superseded).await;
@@ -278,29 +202,17 @@ impl Term<'_> {
     }
 
     fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
-        let finished = match finished {
-            Ok(finished) => finished,
-            Err(error) => {
-                // The checkpoint stays before it: whoever leads next shows the state again.
-                tracing::error!(%error, "a fan-out failed");
-                return;
-            }
-        };
-        let batch = finished.batch;
-        if self
-            .running
-            .get(&finished.event_id)
-            .is_some_and(|running| running.batch == batch)
-        {
-            self.running.remove(&finished.event_id);
-            self.ledger
-                .finish(batch, &finished.event_id, Ending::Complete);
+        match finished {
+            // One that was superseded is not the one that runs; the course knows.
+            Ok(Finished { event_id, batch }) => self.course.finished(&event_id, batch),
+            // The checkpoint stays before it: whoever leads next shows the state again.
+            Err(error) => tracing::error!(%error, "a fan-out failed"),
         }
     }
 
     /// Records what is through. An error says that the lease is lost.
     async fn record(&mut self) -> Result<(), ()> {
-        let Some(done) = self.ledger.take_done() else {
+        let Some(done) = self.course.take_done() else {
             return Ok(());
         };
         if done.applied.is_empty() && self.recorded.as_ref() == Some(&done.checkpoint) {

@@ -116,7 +116,11 @@ async fn a_refused_post_is_reported_and_never_tried_again() {
 
 #[tokio::test]
 async fn a_connection_has_one_post_in_flight_and_the_newest_state_last() {
-    let world = World::with(|args| args.post_timeout = DEADLINE).await;
+    let world = World::with(|args| {
+        args.post_timeout = DEADLINE;
+        args.lease_duration = DEADLINE * 3;
+    })
+    .await;
     let stand_in = StandIn::start(&[]).await;
     stand_in.session(&world).await;
     let mut rounds = world.adapter.running.rounds();

@@ -11,6 +11,9 @@ use touchline_store::ids::EventId;
 
 use crate::support::{Adapter, Fan, World, args, eventually, put, shown, state};
 
+/// How long leases last here.
+const LASTS: Duration = Duration::from_secs(2);
+
 #[tokio::test]
 async fn a_restart_resumes_at_the_checkpoint_and_nothing_is_lost_or_pushed_twice() {
     let world = World::start().await;
@@ -117,7 +120,7 @@ async fn a_leader_whose_lease_is_taken_stops_leading() {
         let mut row = row;
         while world
             .store
-            .take_lease("thief", "http://127.0.0.1:1", Some(&row))
+            .take_lease("thief", "http://127.0.0.1:1", LASTS, Some(&row))
             .await
             .is_err()
         {
@@ -195,7 +198,7 @@ async fn a_lease_that_stands_still_is_taken_over_after_its_duration() {
     let server = crate::support::StubServer::start().await;
     // A leader that died without a word.
     let dead = "http://127.0.0.1:1";
-    store.take_lease("dead", dead, None).await.unwrap();
+    store.take_lease("dead", dead, LASTS, None).await.unwrap();
     let began = std::time::Instant::now();
     let adapter = Adapter::start(
         PushArgs {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use touchline_push::PushArgs;
 use touchline_store::ids::ConnectionId;
 
-use crate::support::{Adapter, World, args, round, shown};
+use crate::support::{Adapter, DEADLINE, World, args, round, shown};
 
 /// A real client for a front's management API.
 pub(crate) async fn client(endpoint: &str) -> Client {
@@ -144,6 +144,9 @@ async fn connections_of_an_api_gateway_are_posted_to_through_the_sdk_and_a_410_r
         &world.store,
     )
     .await;
+    let mut led = world.adapter.running.led();
+    let lost = tokio::time::timeout(DEADLINE, led.wait_for(Option::is_none));
+    assert!(lost.await.unwrap().is_ok(), "the first one still leads");
     let mut rounds = beside.running.rounds();
     world.put("1", "GOAL").await;
     assert_eq!(ann.hear().await, shown("ann", "GOAL"));

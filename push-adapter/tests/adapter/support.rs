@@ -35,6 +35,8 @@ pub(crate) fn args(server: &StubServer) -> PushArgs {
         server: server.url(),
         sole_leader: true,
         poll_interval: Duration::from_millis(10),
+        shard_reads_per_second: std::num::NonZeroU32::MAX,
+        second_look: Duration::from_millis(50),
         // A starved machine must not cost the lease.
         lease_duration: Duration::from_secs(10),
         ..PushArgs::default()

@@ -16,6 +16,8 @@ use crate::{
 pub struct EventPage {
     /// Readable rows.
     pub states: Vec<EventState>,
+    /// Events whose rows cannot be understood.
+    pub unreadable: Vec<EventId>,
     /// Where the next page starts; `None` on the last.
     pub next: Option<EventId>,
 }
@@ -75,7 +77,7 @@ impl Store {
     pub async fn events(&self, limit: u32, after: Option<&EventId>) -> Result<EventPage> {
         let limit = i32::try_from(limit.max(1)).unwrap_or(i32::MAX);
         let mut start = after.map(|after| key(text(after.as_str())));
-        let mut states = Vec::new();
+        let (mut states, mut unreadable) = (Vec::new(), Vec::new());
         loop {
             let request = self.dynamodb.scan().table_name(&self.names.event);
             let page = request
@@ -86,13 +88,22 @@ impl Store {
                 .await;
             let page = page.map_err(|error| Error::from_sdk(&self.names.event, error))?;
             for row in page.items.unwrap_or_default() {
+                let event_id = row.get(EVENT_ID).and_then(|id| id.as_s().ok());
+                let event_id = event_id.and_then(|id| EventId::new(id).ok());
                 match row::event::from_row(row) {
                     Ok(state) => states.push(state),
-                    Err(reason) => warn!(%reason, "skipped a row of the event table"),
+                    Err(reason) => {
+                        warn!(%reason, "skipped a row of the event table");
+                        unreadable.extend(event_id);
+                    }
                 }
             }
             let Some(last) = page.last_evaluated_key else {
-                return Ok(EventPage { states, next: None });
+                return Ok(EventPage {
+                    states,
+                    unreadable,
+                    next: None,
+                });
             };
             // A page that ends on a row whose key is no event id cannot be continued by its
             // caller, so it is continued here.
@@ -100,7 +111,11 @@ impl Store {
                 && let Ok(next) = EventId::new(last)
             {
                 let next = Some(next);
-                return Ok(EventPage { states, next });
+                return Ok(EventPage {
+                    states,
+                    unreadable,
+                    next,
+                });
             }
             start = Some(last);
         }

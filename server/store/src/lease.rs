@@ -1,12 +1,16 @@
 //! The push adapter's lease row and its checkpoint. Never compares two machines' clocks: a lease is
 //! judged by whether its counter moves.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
     types::{ConditionCheck, Put, TransactWriteItem},
 };
+use aws_smithy_types::date_time::{DateTime, Format};
 use tracing::warn;
 
 use crate::{
@@ -16,7 +20,7 @@ use crate::{
     position::Position,
     row::{
         self, LEASE_KEY, Row,
-        lease::{ADDRESS, COUNTER, Entry, LEADER, OWNER},
+        lease::{ADDRESS, COUNTER, Entry, LASTS_MS, LEADER, OWNER, UNTIL},
         number, text,
     },
     stream::Checkpoint,
@@ -39,13 +43,15 @@ pub struct LeaseRow {
     pub address: String,
     /// Raised by each renewal.
     pub counter: u64,
+    /// How long it stands while its counter does not move; zero when it was released.
+    pub lasts: Duration,
 }
 
 /// What was last applied of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Where.
-    pub position: Position,
+    /// Where; `None` for a state that was read from the table.
+    pub position: Option<Position>,
     /// Which version; `None` when the event ended.
     pub version: Option<Version>,
 }
@@ -89,12 +95,14 @@ impl Store {
         &self,
         owner: &str,
         address: &str,
+        lasts: Duration,
         seen: Option<&LeaseRow>,
     ) -> Result<LeaseRow> {
         let taken = LeaseRow {
             owner: owner.to_owned(),
             address: address.to_owned(),
             counter: seen.map_or(0, |seen| seen.counter) + 1,
+            lasts,
         };
         self.write_lease(seen, taken).await
     }
@@ -115,6 +123,7 @@ impl Store {
             owner: String::new(),
             address: String::new(),
             counter: held.counter + 1,
+            lasts: Duration::ZERO,
         };
         self.write_lease(Some(held), released).await.map(drop)
     }
@@ -146,7 +155,9 @@ impl Store {
             .item(LEASE_KEY, text(LEADER))
             .item(OWNER, text(&lease.owner))
             .item(ADDRESS, text(&lease.address))
-            .item(COUNTER, number(&lease.counter));
+            .item(COUNTER, number(&lease.counter))
+            .item(LASTS_MS, number(&lease.lasts.as_millis()))
+            .item(UNTIL, text(until(lease.lasts)));
         request = match seen {
             None => request
                 .condition_expression("attribute_not_exists(#key)")
@@ -266,6 +277,12 @@ impl Store {
             other => other,
         }
     }
+}
+
+/// When a lease ends that is written now, for a person to read: nobody compares it with a clock.
+fn until(lasts: Duration) -> String {
+    let until = DateTime::from(SystemTime::now() + lasts).fmt(Format::DateTime);
+    until.expect("the present and a lease's length make a year of four digits")
 }
 
 /// Waits between attempts that met a transaction on the same row.

@@ -7,7 +7,7 @@
 //! and has shown no record yet. Opening such a checkpoint again reads that shard from its oldest
 //! record: too much rather than too little, and readers recognise by position what they applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::stream::ShardProgress;
 
@@ -56,13 +56,11 @@ impl Lineage {
     /// Starts at the tip of what is listed: shards that have been continued are behind it, the others
     /// are read from where they end now.
     pub fn at_tip(listed: &[Shard]) -> Self {
-        let is_continued = |id: &str| {
-            let mut shards = listed.iter();
-            shards.any(|shard| shard.parent.as_deref() == Some(id))
-        };
+        let parents = listed.iter().filter_map(|shard| shard.parent.as_deref());
+        let continued: HashSet<&str> = parents.collect();
         let shards = listed.iter().map(|shard| {
             let state = match &shard.last_sequence {
-                _ if is_continued(&shard.id) => State::Finished,
+                _ if continued.contains(shard.id.as_str()) => State::Finished,
                 // More exact than the tip, and it can be checkpointed before anything is read.
                 Some(last) => State::Reading(ReadFrom::After(last.clone())),
                 None => State::Reading(ReadFrom::Tip),
@@ -106,15 +104,7 @@ impl Lineage {
         for node in self.shards.values_mut() {
             node.is_listed = false;
         }
-        for shard in listed {
-            let node = self.shards.entry(shard.id.clone()).or_insert(Node {
-                parent: None,
-                state: State::Reading(ReadFrom::Oldest),
-                is_listed: true,
-            });
-            node.parent.clone_from(&shard.parent);
-            node.is_listed = true;
-        }
+        self.discover(listed);
         let mut lost = Vec::new();
         for (id, node) in &mut self.shards {
             if !node.is_listed && node.state != State::Finished {
@@ -126,24 +116,29 @@ impl Lineage {
         lost
     }
 
+    /// Takes shards that were found without a whole listing, such as the children of one.
+    pub fn discover(&mut self, found: &[Shard]) {
+        for shard in found {
+            let node = self.shards.entry(shard.id.clone()).or_insert(Node {
+                parent: None,
+                state: State::Reading(ReadFrom::Oldest),
+                is_listed: true,
+            });
+            node.parent.clone_from(&shard.parent);
+            node.is_listed = true;
+        }
+    }
+
     /// Forgets shards that are listed no longer once their children are done: until then a listing
     /// that is late would bring them back.
     fn forget(&mut self) {
-        let gone = |id: &str, node: &Node| {
-            let mut nodes = self.shards.values();
-            let is_awaited = nodes
-                .any(|child| child.parent.as_deref() == Some(id) && child.state != State::Finished);
-            !node.is_listed && !is_awaited
-        };
-        let forgotten: Vec<String> = self
+        let unfinished = self
             .shards
-            .iter()
-            .filter(|(id, node)| gone(id, node))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in forgotten {
-            self.shards.remove(&id);
-        }
+            .values()
+            .filter(|node| node.state != State::Finished);
+        let awaited: HashSet<String> = unfinished.filter_map(|node| node.parent.clone()).collect();
+        self.shards
+            .retain(|id, node| node.is_listed || awaited.contains(id));
     }
 
     /// The shards that may be read now, and from where: those whose parent is done, or is unknown
@@ -193,15 +188,17 @@ impl Lineage {
         }
     }
 
-    /// Whether a shard is done and none that continues it is known: the listing should tell.
-    pub fn awaits_children(&self) -> bool {
-        let mut shards = self.shards.iter();
-        shards.any(|(id, node)| {
-            let mut nodes = self.shards.values();
-            node.state == State::Finished
-                && node.is_listed
-                && !nodes.any(|child| child.parent.as_deref() == Some(id))
-        })
+    /// The shards that are done and of which no child is known: the stream should be asked for it.
+    pub fn childless(&self) -> Vec<&str> {
+        let nodes = self.shards.values();
+        let parents: HashSet<&str> = nodes.filter_map(|node| node.parent.as_deref()).collect();
+        let shards = self.shards.iter();
+        shards
+            .filter(|(id, node)| {
+                node.state == State::Finished && node.is_listed && !parents.contains(id.as_str())
+            })
+            .map(|(id, _)| id.as_str())
+            .collect()
     }
 
     /// How far each shard has been read, without those of which that cannot be said.

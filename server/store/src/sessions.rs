@@ -153,10 +153,32 @@ impl Store {
         &self,
         contents: &BTreeSet<ContentId>,
     ) -> BoxStream<'static, Result<AudiencePage>> {
-        let (store, contents) = (self.clone(), Arc::new(contents.clone()));
+        self.audience_of(contents, None)
+    }
+
+    /// The same, of those only who registered at `since` or later, or nobody knows when. The index
+    /// finds them without reading the rest, where the event names its contents.
+    pub fn late_audience(
+        &self,
+        contents: &BTreeSet<ContentId>,
+        since: SystemTime,
+    ) -> BoxStream<'static, Result<AudiencePage>> {
+        self.audience_of(contents, Some(since))
+    }
+
+    fn audience_of(
+        &self,
+        contents: &BTreeSet<ContentId>,
+        since: Option<SystemTime>,
+    ) -> BoxStream<'static, Result<AudiencePage>> {
+        let store = self.clone();
+        let wanted = Arc::new(Wanted {
+            contents: contents.clone(),
+            since_ms: since.map(|since| since_epoch(since).as_millis()),
+        });
         let parts = async move {
             match store.has_audience_index().await {
-                Ok(has_index) => audience_parts(&store, &contents, has_index),
+                Ok(has_index) => audience_parts(&store, &wanted, has_index),
                 Err(error) => stream::once(async { Err(error) }).boxed(),
             }
         };
@@ -164,7 +186,12 @@ impl Store {
     }
 
     /// Opens one page of a part of the audience.
-    async fn audience_page(&self, part: &Part, start: Option<Row>) -> Result<(Vec<Row>, Next)> {
+    async fn audience_page(
+        &self,
+        part: &Part,
+        since_ms: Option<u128>,
+        start: Option<Row>,
+    ) -> Result<(Vec<Row>, Next)> {
         match part {
             Part::Shard(key) => {
                 let mut request = self
@@ -172,7 +199,10 @@ impl Store {
                     .query()
                     .table_name(&self.names.session)
                     .index_name(AUDIENCE_INDEX)
-                    .key_condition_expression("#audience = :audience")
+                    .key_condition_expression(match since_ms {
+                        Some(_) => "#audience = :audience AND #registered >= :since",
+                        None => "#audience = :audience",
+                    })
                     .expression_attribute_names("#audience", AUDIENCE_KEY)
                     .expression_attribute_values(":audience", text(key))
                     .projection_expression(projection())
@@ -181,23 +211,37 @@ impl Store {
                 for name in PROJECTION {
                     request = request.expression_attribute_names(format!("#{name}"), name);
                 }
+                if let Some(since_ms) = since_ms {
+                    request = request
+                        .expression_attribute_names("#registered", REGISTERED_AT)
+                        .expression_attribute_values(":since", number(&since_ms));
+                }
                 let page = request.send().await;
                 let page = page.map_err(|error| self.audience_error(error))?;
                 Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
             }
-            Part::Segment { index, number } => {
+            Part::Segment { index, segment } => {
                 let mut request = self
                     .dynamodb
                     .scan()
                     .table_name(&self.names.session)
                     .set_index_name(index.then(|| AUDIENCE_INDEX.to_owned()))
-                    .segment(*number)
+                    .segment(*segment)
                     .total_segments(SEGMENTS)
                     .projection_expression(projection())
                     .limit(PAGE_ROWS)
                     .set_exclusive_start_key(start);
                 for name in PROJECTION {
                     request = request.expression_attribute_names(format!("#{name}"), name);
+                }
+                if let Some(since_ms) = since_ms {
+                    // A row that the prototype registered does not say when.
+                    request = request
+                        .filter_expression(
+                            "#registered >= :since OR attribute_not_exists(#registered)",
+                        )
+                        .expression_attribute_names("#registered", REGISTERED_AT)
+                        .expression_attribute_values(":since", number(&since_ms));
                 }
                 let page = request.send().await;
                 let page = page.map_err(|error| self.audience_error(error))?;
@@ -226,22 +270,29 @@ impl Store {
 
 type Next = Option<Row>;
 
+/// Whose sessions are looked for.
+#[derive(Debug)]
+struct Wanted {
+    contents: BTreeSet<ContentId>,
+    since_ms: Option<u128>,
+}
+
 /// What is read by one sequence of pages.
 #[derive(Debug, Clone)]
 enum Part {
     /// One shard of a content in the index, by its key.
     Shard(String),
     /// A segment of the index or of the table.
-    Segment { index: bool, number: i32 },
+    Segment { index: bool, segment: i32 },
 }
 
 fn audience_parts(
     store: &Store,
-    contents: &Arc<BTreeSet<ContentId>>,
+    wanted: &Arc<Wanted>,
     has_index: bool,
 ) -> BoxStream<'static, Result<AudiencePage>> {
-    let parts: Vec<Part> = if has_index && !contents.is_empty() {
-        let contents = contents.iter();
+    let parts: Vec<Part> = if has_index && !wanted.contents.is_empty() {
+        let contents = wanted.contents.iter();
         contents
             .flat_map(|content| {
                 (0..AUDIENCE_SHARDS).map(|shard| Part::Shard(shard_key(content.as_str(), shard)))
@@ -249,15 +300,15 @@ fn audience_parts(
             .collect()
     } else {
         (0..SEGMENTS)
-            .map(|number| Part::Segment {
+            .map(|segment| Part::Segment {
                 index: has_index,
-                number,
+                segment,
             })
             .collect()
     };
-    let (store, contents) = (store.clone(), contents.clone());
+    let (store, wanted) = (store.clone(), wanted.clone());
     stream::iter(parts)
-        .map(move |part| pages(store.clone(), contents.clone(), part))
+        .map(move |part| pages(store.clone(), wanted.clone(), part))
         .flatten_unordered(READS_IN_FLIGHT)
         .boxed()
 }
@@ -265,16 +316,16 @@ fn audience_parts(
 /// The pages of one part, one after another; the first that fails is the last.
 fn pages(
     store: Store,
-    contents: Arc<BTreeSet<ContentId>>,
+    wanted: Arc<Wanted>,
     part: Part,
 ) -> BoxStream<'static, Result<AudiencePage>> {
     let first = Some(None::<Row>);
     stream::unfold(first, move |start| {
-        let (store, contents, part) = (store.clone(), contents.clone(), part.clone());
+        let (store, wanted, part) = (store.clone(), wanted.clone(), part.clone());
         async move {
             let start = start?;
-            match store.audience_page(&part, start).await {
-                Ok((rows, next)) => Some((Ok(read(&rows, &contents)), next.map(Some))),
+            match store.audience_page(&part, wanted.since_ms, start).await {
+                Ok((rows, next)) => Some((Ok(read(&rows, &wanted.contents)), next.map(Some))),
                 Err(error) => Some((Err(error), None)),
             }
         }

@@ -1,38 +1,47 @@
 //! The event table's stream: reads every shard in lineage order, to the tip, and keeps the newest
-//! state of each event. Deciding which shard may be read is `lineage`'s.
+//! state of each event. Deciding which shard may be read is `lineage`'s; one shard's pages are read
+//! in `shard`, the listing of shards in `listing`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     mem,
+    num::NonZeroU32,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use aws_sdk_dynamodbstreams::{
-    Client,
-    error::ProvideErrorMetadata,
-    operation::get_records::GetRecordsOutput,
-    types::{Record, Shard, ShardIteratorType},
-};
+use aws_sdk_dynamodbstreams::types::Record;
+use futures::{StreamExt, stream};
 use tracing::warn;
 
 use crate::{
     Error, Result,
     change::{Conflated, conflate},
-    lineage::{self, Lineage, ReadFrom},
+    lineage::Lineage,
     position::Position,
     row,
     tables::Store,
 };
 
-/// Pages that one poll reads of a shard at most, of up to 1,000 records each.
-const PAGES_A_SHARD_MAX: usize = 100;
-/// How often the shards are listed: DescribeStream may be called 10 times a second.
+mod listing;
+mod shard;
+
+use listing::Listing;
+use shard::{Cursor, Ended, Source};
+
+/// Shards that are read at once.
+const SHARDS_AT_ONCE: usize = 8;
+/// Rounds of pages that one poll reads at most; the next poll goes on.
+const ROUNDS_MAX: usize = 100;
+/// How often the shards are listed whole.
 const LIST_EVERY: Duration = Duration::from_secs(30);
-/// How often they are listed while the children of a finished shard are awaited.
-const LIST_EVERY_WAITING: Duration = Duration::from_millis(500);
-/// What errors call the stream.
-const STREAM: &str = "the event table's stream";
+/// How often the children of a finished shard are asked for.
+const CHILDREN_EVERY: Duration = Duration::from_millis(500);
+/// How often the table is asked whether this still is its stream.
+const TABLE_EVERY: Duration = Duration::from_secs(5);
+/// Empty pages in a row that mean the tip while it has not been reached before: a page in the middle
+/// of a shard may be empty too (API reference, GetRecords).
+const EMPTY_PAGES: u32 = 3;
 
 /// How far one shard has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,19 +70,58 @@ pub struct Polled {
     pub changes: Conflated,
     /// Records that could not be understood: logged with their sequence number and skipped.
     pub poison: usize,
+    /// Whether every shard that can be read was read to its tip.
+    pub is_at_tip: bool,
+    /// When the newest record of this round was written, to the second, by the store's clock.
+    pub written_at: Option<SystemTime>,
+}
+
+/// Why a poll gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum PollError {
+    /// Records that were not read are gone, or the place in the stream is: events may have changed
+    /// unseen. Open the stream anew, at its tip, and read the rows after that.
+    #[error("unread records are gone from the stream: events may have changed unseen")]
+    Gap,
+    /// The stream was disabled and another enabled, or the table was made anew. Open it again.
+    #[error("the table has another stream now")]
+    Replaced,
+    /// Nothing could be read now; the next poll goes on where this one began.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// How fast a stream may be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Quota {
+    /// Pages a second and shard; as many may be read at once after a pause.
+    pub pages_per_second: NonZeroU32,
+}
+
+impl Quota {
+    /// For a store that sets no limit.
+    pub const UNLIMITED: Self = Self {
+        pages_per_second: NonZeroU32::MAX,
+    };
 }
 
 /// A reader of the event table's stream.
 #[derive(Debug)]
 pub struct ChangeStream {
-    client: Client,
-    arn: String,
+    store: Store,
+    source: Arc<Source>,
     epoch: Arc<str>,
     is_resumed: bool,
     lineage: Lineage,
-    iterators: HashMap<String, String>,
-    /// When the shards were listed last; `None` when they should be at once.
-    listed_at: Option<Instant>,
+    cursors: HashMap<String, Cursor>,
+    /// When the shards were listed whole.
+    listed_at: Instant,
+    /// When children were asked for; `None` when they should be at once.
+    children_asked_at: Option<Instant>,
+    /// When the table was asked for its stream.
+    table_asked_at: Instant,
+    /// Whether the tip was reached since it was opened.
+    has_been_at_tip: bool,
     /// What was read and not returned yet, because reading failed after it.
     pending: Polled,
     /// The progress that the last successful poll returned.
@@ -87,35 +135,42 @@ impl ChangeStream {
     ///
     /// A checkpoint whose next record the stream no longer holds (AWS keeps 24 hours) counts as one
     /// of another epoch.
-    pub async fn open(store: &Store, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+    pub async fn open(
+        store: &Store,
+        checkpoint: Option<&Checkpoint>,
+        quota: Quota,
+    ) -> Result<Self> {
         let table = &store.names.event;
-        let described = store.describe(table).await?;
-        let described = described
-            .and_then(|table| Some((table.latest_stream_arn?, table.latest_stream_label?)));
-        let (arn, label) = described.ok_or_else(|| Error::Misconfigured {
-            what: format!("table {table} has no stream: see `touchline tables`"),
-            source: None,
+        let (arn, label) = store.stream_of_events().await?.ok_or_else(|| {
+            let what = format!("table {table} has no stream: see `touchline tables`");
+            Error::Misconfigured { what, source: None }
         })?;
+        let now = Instant::now();
         let mut stream = Self {
-            client: store.streams.clone(),
-            arn,
+            store: store.clone(),
+            source: Arc::new(Source::new(store.streams.clone(), arn, quota)),
             epoch: label.into(),
             is_resumed: false,
             lineage: Lineage::default(),
-            iterators: HashMap::new(),
-            listed_at: Some(Instant::now()),
+            cursors: HashMap::new(),
+            listed_at: now,
+            children_asked_at: None,
+            table_asked_at: now,
+            has_been_at_tip: false,
             pending: Polled::default(),
             returned: BTreeMap::new(),
         };
-        let listing = stream.list().await?;
+        let listing = Listing::whole(&stream.source).await?;
         if let Some(checkpoint) = checkpoint.filter(|checkpoint| *checkpoint.epoch == *stream.epoch)
         {
             stream.is_resumed = stream.resume(&checkpoint.shards, &listing).await?;
         }
         if !stream.is_resumed {
-            stream.iterators.clear();
+            stream.cursors.clear();
             stream.lineage = Lineage::at_tip(&listing.shards);
-            stream.take_iterators().await?;
+            // Where a listing names the last record and that is gone already, its shard cannot be
+            // opened so; the caller tries again with a newer listing.
+            stream.take_cursors().await?;
         }
         stream.returned = stream.lineage.progress();
         Ok(stream)
@@ -134,10 +189,10 @@ impl ChangeStream {
         if !self.lineage.observe(&listing.shards).is_empty() {
             return Ok(false);
         }
-        match self.take_iterators().await {
+        match self.take_cursors().await {
             Ok(()) => Ok(true),
-            Err(Failed::Trimmed) => Ok(false),
-            Err(Failed::Other(error)) => Err(error),
+            Err(Ended::Trimmed) => Ok(false),
+            Err(other) => Err(other.into()),
         }
     }
 
@@ -156,21 +211,18 @@ impl ChangeStream {
     ///
     /// Reads a bounded number of pages, so under a flood a call ends before the tip and the next
     /// one goes on. A shard that fails stops only itself; the call fails when nothing else was read.
-    /// `Error::Conflict`, once, when unread records are gone from the stream: events may have changed
-    /// in them, so whoever needs their states reads the table's rows. The next call goes on with what
-    /// the stream still holds.
-    pub async fn poll(&mut self) -> Result<Polled> {
-        let failure = self.read_to_tip().await.err();
-        let pending = &mut self.pending;
-        let conflated = conflate(mem::take(&mut pending.changes.changes));
-        pending.changes.changes = conflated.changes;
-        pending.changes.dropped += conflated.dropped;
+    pub async fn poll(&mut self) -> Result<Polled, PollError> {
+        let failure = match self.read_to_tip().await {
+            Ok(()) => None,
+            Err(PollError::Store(error)) => Some(error),
+            Err(lost) => return Err(lost),
+        };
         match failure {
-            Some(Failed::Trimmed) => return Err(Failed::Trimmed.into()),
-            Some(Failed::Other(error)) if self.pending == Polled::default() => return Err(error),
-            Some(Failed::Other(error)) => warn!(%error, "a shard of the stream could not be read"),
+            Some(error) if self.pending.is_empty() => return Err(error.into()),
+            Some(error) => warn!(%error, "a shard of the stream could not be read"),
             None => {}
         }
+        self.has_been_at_tip |= self.pending.is_at_tip;
         self.returned = self.lineage.progress();
         Ok(mem::take(&mut self.pending))
     }
@@ -183,281 +235,174 @@ impl ChangeStream {
         }
     }
 
-    async fn read_to_tip(&mut self) -> Result<(), Failed> {
+    async fn read_to_tip(&mut self) -> Result<(), PollError> {
         let mut failure = None;
         let mut done = HashSet::new();
-        loop {
-            self.list_when_due(&mut failure).await?;
-            let readable = self.lineage.readable();
-            let next = readable.iter().find(|(id, _)| !done.contains(*id));
-            let Some(id) = next.map(|(id, _)| (*id).to_owned()) else {
-                return failure.map_or(Ok(()), Err);
-            };
-            match self.read_shard(&id).await {
-                Ok(()) => {}
-                Err(Failed::Trimmed) => return Err(Failed::Trimmed),
-                Err(other) => failure = Some(other),
+        self.pending.is_at_tip = false;
+        for _ in 0..ROUNDS_MAX {
+            self.look_around(&mut failure).await?;
+            let readable = self.lineage.readable().into_iter();
+            let next: Vec<_> = readable
+                .filter(|(id, _)| !done.contains(*id))
+                .map(|(id, from)| (id.to_owned(), from.clone()))
+                .collect();
+            if next.is_empty() {
+                self.pending.is_at_tip = true;
+                break;
             }
-            done.insert(id);
+            let empty_pages = if self.has_been_at_tip { 1 } else { EMPTY_PAGES };
+            let reads: Vec<_> = next
+                .into_iter()
+                .map(|(id, from)| {
+                    let cursor = self.cursors.remove(&id);
+                    let source = self.source.clone();
+                    async move { source.read(id, from, cursor, empty_pages).await }
+                })
+                .collect();
+            let mut reads = stream::iter(reads).buffer_unordered(SHARDS_AT_ONCE);
+            while let Some(read) = reads.next().await {
+                self.take_records(&read.id, read.records);
+                if let Some(cursor) = read.cursor {
+                    self.cursors.insert(read.id.clone(), cursor);
+                }
+                match read.ended {
+                    Ended::More => continue,
+                    Ended::AtTip => {}
+                    Ended::Finished => {
+                        self.lineage.finish(&read.id);
+                        // Its children are there as soon as it is closed.
+                        self.children_asked_at = None;
+                    }
+                    Ended::Trimmed => return Err(PollError::Gap),
+                    Ended::Unknown(error) => {
+                        self.look_at_table().await?;
+                        failure = Some(error);
+                    }
+                    Ended::Failed(error) => failure = Some(error),
+                }
+                done.insert(read.id);
+            }
+            self.pending.conflate();
         }
+        failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Lists the stream's shards when a finished one awaits its children, and now and then.
-    async fn list_when_due(&mut self, failure: &mut Option<Failed>) -> Result<(), Failed> {
-        let every = if self.lineage.awaits_children() {
-            LIST_EVERY_WAITING
-        } else {
-            LIST_EVERY
-        };
-        if self
-            .listed_at
-            .is_some_and(|listed_at| listed_at.elapsed() < every)
-        {
-            return Ok(());
+    /// Looks for children of finished shards, now and then for every shard, and whether the table
+    /// still has this stream. What fails is tried again: reading goes on with what is known.
+    async fn look_around(&mut self, failure: &mut Option<Error>) -> Result<(), PollError> {
+        if self.table_asked_at.elapsed() >= TABLE_EVERY {
+            self.look_at_table().await?;
         }
-        self.listed_at = Some(Instant::now());
-        match self.list().await {
-            Ok(listing) => {
+        let listed = if self.listed_at.elapsed() >= LIST_EVERY {
+            self.listed_at = Instant::now();
+            Listing::whole(&self.source).await.map(|listing| {
                 let lost = self.lineage.observe(&listing.shards);
-                self.iterators
-                    .retain(|id, _| self.lineage.from(id).is_some());
-                if lost.is_empty() {
-                    return Ok(());
-                }
-                Err(Failed::Trimmed)
-            }
+                self.cursors.retain(|id, _| self.lineage.from(id).is_some());
+                lost.is_empty()
+            })
+        } else if self
+            .children_asked_at
+            .is_none_or(|asked_at| asked_at.elapsed() >= CHILDREN_EVERY)
+        {
+            self.children_asked_at = Some(Instant::now());
+            self.find_children().await.map(|()| true)
+        } else {
+            return Ok(());
+        };
+        match listed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(PollError::Gap),
             Err(error) => {
-                *failure = Some(Failed::Other(error));
+                *failure = Some(error);
                 Ok(())
             }
         }
     }
 
-    /// Reads one shard until a page is empty, the shard ends, or it had its share of pages.
-    async fn read_shard(&mut self, id: &str) -> Result<(), Failed> {
-        for _ in 0..PAGES_A_SHARD_MAX {
-            let Some(page) = self.page(id).await? else {
+    async fn find_children(&mut self) -> Result<()> {
+        let childless: Vec<_> = self
+            .lineage
+            .childless()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        for id in childless {
+            let children = Listing::children(&self.source, &id).await?;
+            self.lineage.discover(&children.shards);
+        }
+        Ok(())
+    }
+
+    /// Asks the table for its stream; an answer that cannot be had says nothing.
+    async fn look_at_table(&mut self) -> Result<(), PollError> {
+        self.table_asked_at = Instant::now();
+        match self.store.stream_of_events().await {
+            Ok(Some((arn, _))) if arn != self.source.arn => Err(PollError::Replaced),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn take_records(&mut self, shard: &str, records: Vec<Record>) {
+        for record in records {
+            let Some(data) = record.dynamodb else {
+                self.pending.poison += 1;
+                warn!(shard, "skipped a stream record without content");
                 continue;
             };
-            let records = page.records.unwrap_or_default();
-            let is_empty = records.is_empty();
-            for record in records {
-                self.take_record(id, record);
+            let sequence = data.sequence_number.clone().unwrap_or_default();
+            let written_at = data.approximate_creation_date_time;
+            let written_at = written_at.and_then(|at| SystemTime::try_from(at).ok());
+            self.pending.written_at = self.pending.written_at.max(written_at);
+            let position = Position::new(self.epoch.clone(), &sequence);
+            match row::stream::change(record.event_name.as_ref(), data, position) {
+                Ok(change) => self.pending.changes.changes.push(change),
+                Err(reason) => {
+                    self.pending.poison += 1;
+                    warn!(shard, sequence, %reason, "skipped a stream record");
+                }
             }
-            let Some(next) = page.next_shard_iterator else {
-                self.lineage.finish(id);
-                self.iterators.remove(id);
-                // Its children may already be there.
-                self.listed_at = None;
-                return Ok(());
-            };
-            self.iterators.insert(id.to_owned(), next);
-            if is_empty {
-                return Ok(());
+            if !sequence.is_empty() {
+                self.lineage.read_to(shard, &sequence);
             }
+        }
+    }
+
+    /// Takes a place in every shard that can be read, so that nothing written from now on is missed.
+    async fn take_cursors(&mut self) -> Result<(), Ended> {
+        let readable = self.lineage.readable().into_iter();
+        let readable: Vec<_> = readable
+            .map(|(id, from)| (id.to_owned(), from.clone()))
+            .collect();
+        for (id, from) in readable {
+            let cursor = self.source.cursor(&id, &from, None).await?;
+            self.cursors.insert(id, cursor);
         }
         Ok(())
     }
+}
 
-    /// The next page of a shard; `None` when its iterator expired and a new one is needed.
-    async fn page(&mut self, id: &str) -> Result<Option<GetRecordsOutput>, Failed> {
-        let iterator = match self.iterators.get(id) {
-            Some(iterator) => iterator.clone(),
-            None => self.take_iterator(id).await?,
-        };
-        let request = self.client.get_records().shard_iterator(iterator);
-        let error = match request.send().await {
-            Ok(page) => return Ok(Some(page)),
-            Err(error) => error,
-        };
-        if error.code() == Some("TrimmedDataAccessException") {
-            self.iterators.remove(id);
-            self.lineage.restart(id);
-            return Err(Failed::Trimmed);
-        }
-        let is_expired = error.code() == Some("ExpiredIteratorException");
-        let error = Error::from_sdk(STREAM, error);
-        if !is_expired && matches!(error, Error::Unavailable(_) | Error::Throttled(_)) {
-            // The iterator is as good as before.
-            return Err(Failed::Other(error));
-        }
-        self.iterators.remove(id);
-        if self.lineage.from(id) == Some(&ReadFrom::Tip) {
-            // Nothing but the iterator named this place.
-            self.lineage.restart(id);
-        }
-        if is_expired {
-            return Ok(None);
-        }
-        Err(Failed::Other(error))
+impl Polled {
+    fn is_empty(&self) -> bool {
+        self.changes == Conflated::default() && self.poison == 0
     }
 
-    fn take_record(&mut self, shard: &str, record: Record) {
-        let Some(data) = record.dynamodb else {
-            self.pending.poison += 1;
-            warn!(shard, "skipped a stream record without content");
-            return;
-        };
-        let sequence = data.sequence_number.clone().unwrap_or_default();
-        let position = Position::new(self.epoch.clone(), &sequence);
-        match row::stream::change(record.event_name.as_ref(), data, position) {
-            Ok(change) => self.pending.changes.changes.push(change),
-            Err(reason) => {
-                self.pending.poison += 1;
-                warn!(shard, sequence, %reason, "skipped a stream record");
-            }
-        }
-        if !sequence.is_empty() {
-            self.lineage.read_to(shard, &sequence);
-        }
-    }
-
-    async fn take_iterators(&mut self) -> Result<(), Failed> {
-        let readable = self.lineage.readable();
-        let ids: Vec<String> = readable.iter().map(|(id, _)| (*id).to_owned()).collect();
-        for id in ids {
-            self.take_iterator(&id).await?;
-        }
-        Ok(())
-    }
-
-    async fn take_iterator(&mut self, id: &str) -> Result<String, Failed> {
-        let (kind, sequence) = match self.lineage.from(id) {
-            Some(ReadFrom::Tip) => (ShardIteratorType::Latest, None),
-            Some(ReadFrom::After(sequence)) => (
-                ShardIteratorType::AfterSequenceNumber,
-                Some(sequence.clone()),
-            ),
-            Some(ReadFrom::Oldest) | None => (ShardIteratorType::TrimHorizon, None),
-        };
-        let request = self.client.get_shard_iterator().stream_arn(&self.arn);
-        let taken = request
-            .shard_id(id)
-            .shard_iterator_type(kind)
-            .set_sequence_number(sequence)
-            .send()
-            .await;
-        let taken = match taken {
-            Ok(taken) => taken,
-            Err(error) if error.code() == Some("TrimmedDataAccessException") => {
-                self.lineage.restart(id);
-                return Err(Failed::Trimmed);
-            }
-            Err(error) => return Err(Failed::Other(Error::from_sdk(STREAM, error))),
-        };
-        let iterator = taken.shard_iterator.unwrap_or_default();
-        self.iterators.insert(id.to_owned(), iterator.clone());
-        Ok(iterator)
-    }
-
-    /// The whole listing of the stream's shards.
-    async fn list(&self) -> Result<Listing> {
-        let mut listing = Listing::default();
-        let mut start = None;
-        loop {
-            let request = self.client.describe_stream().stream_arn(&self.arn);
-            let page = request.set_exclusive_start_shard_id(start).send().await;
-            let page = page.map_err(|error| Error::from_sdk(STREAM, error))?;
-            let Some(page) = page.stream_description else {
-                return Ok(listing);
-            };
-            for shard in page.shards.unwrap_or_default() {
-                listing.take(shard);
-            }
-            start = page.last_evaluated_shard_id;
-            if start.is_none() {
-                return Ok(listing);
-            }
-        }
+    fn conflate(&mut self) {
+        let conflated = conflate(mem::take(&mut self.changes.changes));
+        self.changes.changes = conflated.changes;
+        self.changes.dropped += conflated.dropped;
     }
 }
 
-/// Why reading stopped.
-#[derive(Debug)]
-enum Failed {
-    /// What comes next is no longer in the stream.
-    Trimmed,
-    Other(Error),
-}
-
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Trimmed => Self::Conflict(
-                "unread records are gone from the stream: events may have changed unseen"
-                    .to_owned(),
-            ),
-            Failed::Other(error) => error,
-        }
-    }
-}
-
-/// The stream's shards as it lists them.
-#[derive(Debug, Default)]
-struct Listing {
-    shards: Vec<lineage::Shard>,
-    /// Sequence number of the oldest record, by shard.
-    oldest: HashMap<String, String>,
-}
-
-impl Listing {
-    fn take(&mut self, shard: Shard) {
-        let Some(id) = shard.shard_id else {
-            return;
-        };
-        let range = shard.sequence_number_range;
-        let (oldest, last_sequence) = range.map_or((None, None), |range| {
-            (range.starting_sequence_number, range.ending_sequence_number)
-        });
-        if let Some(oldest) = oldest {
-            self.oldest.insert(id.clone(), oldest);
-        }
-        self.shards.push(lineage::Shard {
-            id,
-            parent: shard.parent_shard_id,
-            last_sequence,
-        });
-    }
-
-    /// Whether a shard that was partly read starts after the record that was read last. On AWS a
-    /// shard's range stays as records are trimmed, and asking for an iterator tells; the embedded
-    /// engine moves the range and tells nothing.
-    fn is_trimmed_past(&self, progress: &BTreeMap<String, ShardProgress>) -> bool {
-        progress.iter().any(|(id, progress)| {
-            let (ShardProgress::After(read), Some(oldest)) = (progress, self.oldest.get(id)) else {
-                return false;
-            };
-            let place = |sequence: &str| Position::new("", sequence);
-            place(oldest).is_after(&place(read))
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use aws_sdk_dynamodbstreams::types::SequenceNumberRange;
-
-    use super::*;
-
-    #[test]
-    fn a_checkpoint_before_the_oldest_record_that_is_left_cannot_be_resumed() {
-        let range = SequenceNumberRange::builder()
-            .starting_sequence_number("000000000000000000100")
-            .build();
-        let shard = Shard::builder()
-            .shard_id("a")
-            .sequence_number_range(range)
-            .build();
-        let mut listing = Listing::default();
-        listing.take(shard);
-        let after = |sequence: &str| {
-            let progress = ShardProgress::After(sequence.to_owned());
-            BTreeMap::from([("a".to_owned(), progress)])
-        };
-        assert!(listing.is_trimmed_past(&after("000000000000000000099")));
-        assert!(!listing.is_trimmed_past(&after("000000000000000000100")));
-        assert!(!listing.is_trimmed_past(&after("1000000000000000000000")));
-        let start = BTreeMap::from([("a".to_owned(), ShardProgress::Start)]);
-        assert!(!listing.is_trimmed_past(&start));
+impl Store {
+    /// ARN and label of the event table's stream, if it has one.
+    async fn stream_of_events(&self) -> Result<Option<(String, String)>> {
+        let described = self.describe(&self.names.event).await?;
+        Ok(described.and_then(|table| {
+            let is_enabled = table
+                .stream_specification
+                .is_none_or(|stream| stream.stream_enabled);
+            let identity = (table.latest_stream_arn?, table.latest_stream_label?);
+            is_enabled.then_some(identity)
+        }))
     }
 }

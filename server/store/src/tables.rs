@@ -157,8 +157,8 @@ impl Store {
         };
         let table = self.wait_until_active(spec.name).await?;
         spec.verify(&table)?;
-        if is_created && spec.has_audience_index {
-            self.enable_ttl().await?;
+        if is_created && spec.has_ttl {
+            self.enable_ttl(spec.name).await?;
         }
         Ok(is_created)
     }
@@ -207,7 +207,7 @@ impl Store {
                  `touchline tables upgrade` adds it"
             ));
         }
-        if self.ttl_attribute().await?.as_deref() != Some(EXPIRES_AT) {
+        if self.ttl_attribute(table).await?.as_deref() != Some(EXPIRES_AT) {
             advice.push(format!(
                 "table {table} has no TTL on {EXPIRES_AT}: sessions whose disconnect was lost stay; \
                  `touchline tables upgrade` adds it"
@@ -250,9 +250,8 @@ impl Store {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The attribute of the session table's TTL, if it has one.
-    pub(crate) async fn ttl_attribute(&self) -> Result<Option<String>> {
-        let table = &self.names.session;
+    /// The attribute of a table's TTL, if it has one.
+    pub(crate) async fn ttl_attribute(&self, table: &str) -> Result<Option<String>> {
         let described = self.dynamodb.describe_time_to_live().table_name(table);
         let described = described.send().await;
         let described = described.map_err(|error| Error::from_sdk(table, error))?;
@@ -263,8 +262,7 @@ impl Store {
         }))
     }
 
-    pub(crate) async fn enable_ttl(&self) -> Result<()> {
-        let table = &self.names.session;
+    pub(crate) async fn enable_ttl(&self, table: &str) -> Result<()> {
         let specification = TimeToLiveSpecification::builder()
             .attribute_name(EXPIRES_AT)
             .enabled(true)

@@ -1,6 +1,6 @@
 //! WatchEvent, with and without a change feed; the feed here is a test's own.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
@@ -117,7 +117,10 @@ impl Feed {
                 .unwrap();
         });
         let store = &server.tables.store;
-        let leader = store.take_lease(owner, &address, seen).await.unwrap();
+        let leader = store
+            .take_lease(owner, &address, LASTS, seen)
+            .await
+            .unwrap();
         Self {
             leader,
             news,
@@ -148,6 +151,9 @@ impl Feed {
         until(|| async { server.running.events.following() }).await;
     }
 }
+
+/// How long leases last here.
+const LASTS: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn without_a_feed_the_watched_row_is_polled_until_it_is_deleted() {

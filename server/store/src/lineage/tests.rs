@@ -225,9 +225,10 @@ fn a_finished_shard_that_is_listed_no_longer_is_remembered_until_its_children_ar
     let family = [shard("a", None), shard("b", Some("a"))];
     let mut lineage = Lineage::at_tip(&family[..1]);
     lineage.finish("a");
-    assert!(lineage.awaits_children());
+    assert_eq!(lineage.childless(), ["a"]);
+    lineage.discover(&family[1..]);
+    assert!(lineage.childless().is_empty());
     lineage.observe(&family);
-    assert!(!lineage.awaits_children());
     lineage.observe(&family[1..]);
     // A listing that is late must not have it read again.
     lineage.observe(&family);

@@ -2,20 +2,24 @@
 //!
 //! | `lease_key` | attributes |
 //! |---|---|
-//! | `leader` | `owner` S, empty when released; `address` S; `counter` N |
+//! | `leader` | `owner` S, empty when released; `address` S; `counter` N; `lasts_ms` N; `lasts_until` S, for people |
 //! | `checkpoint` | `epoch` S; `shards` M: shard id → `start`, `finished` or `after:SEQUENCE` |
-//! | `applied#EVENT` | `epoch` S and `sequence` S of the position; `version` S, absent once the event ended |
+//! | `applied#EVENT` | `epoch` S and `sequence` S of the position, where it is known; `version` S, or `expires_at` N once the event ended |
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{LEASE_KEY, Row, Unreadable, as_text, required, text};
+use super::{EXPIRES_AT, LEASE_KEY, Row, Unreadable, as_text, number, required, text};
 use crate::{
     event::Version,
     ids::EventId,
     lease::{Applied, LeaseRow},
     position::Position,
+    sessions::since_epoch,
     stream::{Checkpoint, ShardProgress},
 };
 
@@ -32,6 +36,10 @@ pub(crate) const OWNER: &str = "owner";
 pub(crate) const ADDRESS: &str = "address";
 /// Raised by each write of the lease.
 pub(crate) const COUNTER: &str = "counter";
+/// How long the lease stands while its counter does not move, in milliseconds.
+pub(crate) const LASTS_MS: &str = "lasts_ms";
+/// When that ends by the owner's clock, for people.
+pub(crate) const UNTIL: &str = "lasts_until";
 const EPOCH: &str = "epoch";
 const SHARDS: &str = "shards";
 const SEQUENCE: &str = "sequence";
@@ -40,6 +48,10 @@ const VERSION: &str = "version";
 const START: &str = "start";
 const FINISHED: &str = "finished";
 const AFTER: &str = "after:";
+
+/// How long an ended event is remembered: twice as long as AWS keeps a stream's records, which are
+/// what could bring it back.
+const ENDED_LIFETIME: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 /// What a row of the lease table is.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,13 +76,12 @@ pub(crate) fn from_row(row: &Row) -> Result<Entry, Unreadable> {
 }
 
 fn leader(row: &Row) -> Result<LeaseRow, Unreadable> {
-    let counter = row.get(COUNTER).and_then(as_text);
+    let number = |name: &str| row.get(name).and_then(as_text)?.parse::<u64>().ok();
     Ok(LeaseRow {
         owner: required(row, OWNER)?.to_owned(),
         address: required(row, ADDRESS)?.to_owned(),
-        counter: counter
-            .and_then(|counter| counter.parse().ok())
-            .ok_or_else(|| Unreadable(format!("{COUNTER} is no number")))?,
+        counter: number(COUNTER).ok_or_else(|| Unreadable(format!("{COUNTER} is no number")))?,
+        lasts: Duration::from_millis(number(LASTS_MS).unwrap_or(0)),
     })
 }
 
@@ -105,8 +116,15 @@ fn progress(text: &str) -> Option<ShardProgress> {
 }
 
 fn applied(row: &Row) -> Result<Applied, Unreadable> {
+    let position = match row.get(EPOCH) {
+        Some(_) => Some(Position::new(
+            required(row, EPOCH)?,
+            required(row, SEQUENCE)?,
+        )),
+        None => None,
+    };
     Ok(Applied {
-        position: Position::new(required(row, EPOCH)?, required(row, SEQUENCE)?),
+        position,
         version: row.get(VERSION).and_then(as_text).map(Version::from_text),
     })
 }
@@ -130,21 +148,24 @@ pub(crate) fn checkpoint_row(checkpoint: &Checkpoint) -> Row {
 
 /// The row of what was applied of an event.
 pub(crate) fn applied_row(event_id: &EventId, applied: &Applied) -> Row {
-    let mut row = Row::from([
-        (LEASE_KEY.to_owned(), text(format!("{APPLIED}{event_id}"))),
-        (EPOCH.to_owned(), text(applied.position.epoch())),
-        (SEQUENCE.to_owned(), text(applied.position.sequence())),
-    ]);
-    if let Some(version) = &applied.version {
-        row.insert(VERSION.to_owned(), text(version.as_str()));
+    let mut row = Row::from([(LEASE_KEY.to_owned(), text(format!("{APPLIED}{event_id}")))]);
+    if let Some(position) = &applied.position {
+        row.insert(EPOCH.to_owned(), text(position.epoch()));
+        row.insert(SEQUENCE.to_owned(), text(position.sequence()));
     }
+    match &applied.version {
+        Some(version) => row.insert(VERSION.to_owned(), text(version.as_str())),
+        None => {
+            let forgotten_at = since_epoch(SystemTime::now()) + ENDED_LIFETIME;
+            row.insert(EXPIRES_AT.to_owned(), number(&forgotten_at.as_secs()))
+        }
+    };
     row
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::number;
 
     #[test]
     fn a_checkpoint_and_what_was_applied_survive_being_written_and_read() {
@@ -163,11 +184,14 @@ mod tests {
             Ok(Entry::Checkpoint(checkpoint))
         );
         let event_id = EventId::new("final#1").unwrap();
-        for version in [None, Some(Version::from_text("0123456789abcdef"))] {
-            let applied = Applied {
-                position: Position::new("epoch", "17"),
-                version,
-            };
+        let version = Some(Version::from_text("0123456789abcdef"));
+        let position = Some(Position::new("epoch", "17"));
+        for (position, version) in [
+            (position.clone(), None),
+            (position, version.clone()),
+            (None, version),
+        ] {
+            let applied = Applied { position, version };
             assert_eq!(
                 from_row(&applied_row(&event_id, &applied)),
                 Ok(Entry::Applied(event_id.clone(), applied))

@@ -23,6 +23,8 @@ pub(super) struct Spec<'a> {
     hash_key: &'static str,
     has_stream: bool,
     pub(super) has_audience_index: bool,
+    /// Whether rows of it expire.
+    pub(super) has_ttl: bool,
 }
 
 impl<'a> Spec<'a> {
@@ -32,6 +34,7 @@ impl<'a> Spec<'a> {
             hash_key,
             has_stream: false,
             has_audience_index: false,
+            has_ttl: false,
         };
         [
             Self {
@@ -40,10 +43,14 @@ impl<'a> Spec<'a> {
             },
             Self {
                 has_audience_index: true,
+                has_ttl: true,
                 ..table(&names.session, SESSION_ID)
             },
             table(&names.item, ITEM_ID),
-            table(&names.lease, LEASE_KEY),
+            Self {
+                has_ttl: true,
+                ..table(&names.lease, LEASE_KEY)
+            },
         ]
     }
 

@@ -42,7 +42,7 @@ impl Store {
 
     async fn upgrade_ttl(&self, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
         let name = &self.names.session;
-        match self.ttl_attribute().await? {
+        match self.ttl_attribute(name).await? {
             Some(attribute) if attribute == EXPIRES_AT => {
                 progress(&format!("table {name} has its TTL on {EXPIRES_AT}"));
                 Ok(())
@@ -52,7 +52,7 @@ impl Store {
                  one and repeat"
             ))),
             None => {
-                self.enable_ttl().await?;
+                self.enable_ttl(name).await?;
                 progress(&format!("table {name}: TTL on {EXPIRES_AT} added"));
                 Ok(())
             }

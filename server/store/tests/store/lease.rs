@@ -1,5 +1,7 @@
 //! The lease and the checkpoint behind it.
 
+use std::time::Duration;
+
 use touchline_store::{
     Error,
     event::Version,
@@ -10,6 +12,9 @@ use touchline_store::{
 };
 
 use crate::common::prepared;
+
+/// How long leases last here.
+const LASTS: Duration = Duration::from_secs(2);
 
 fn checkpoint(sequence: &str) -> Checkpoint {
     Checkpoint {
@@ -24,7 +29,7 @@ fn checkpoint(sequence: &str) -> Checkpoint {
 
 fn applied(event: usize, sequence: &str) -> (EventId, Applied) {
     let applied = Applied {
-        position: Position::new("epoch", sequence),
+        position: Some(Position::new("epoch", sequence)),
         version: (event > 0).then(|| Version::from_text("0123456789abcdef")),
     };
     (EventId::new(event.to_string()).unwrap(), applied)
@@ -39,17 +44,24 @@ fn assert_conflict<T: std::fmt::Debug>(result: &Result<T, Error>) {
 async fn a_lease_is_taken_once_renewed_by_its_owner_and_given_back() {
     let (_embedded, store) = prepared().await;
     assert_eq!(store.lease().await.unwrap(), None);
-    let held = store.take_lease("one", "http://one", None).await.unwrap();
+    let held = store
+        .take_lease("one", "http://one", LASTS, None)
+        .await
+        .unwrap();
     assert_eq!(store.lease().await.unwrap(), Some(held.clone()));
-    assert_conflict(&store.take_lease("two", "http://two", None).await);
+    assert_conflict(&store.take_lease("two", "http://two", LASTS, None).await);
     let renewed = store.renew_lease(&held).await.unwrap();
     assert!(renewed.counter > held.counter);
     // Whoever saw the lease before its renewal sees that the owner lives.
-    assert_conflict(&store.take_lease("two", "http://two", Some(&held)).await);
+    assert_conflict(
+        &store
+            .take_lease("two", "http://two", LASTS, Some(&held))
+            .await,
+    );
     // The same renewal again, as when its answer was lost.
     assert_eq!(store.renew_lease(&held).await.unwrap(), renewed);
     let taken = store
-        .take_lease("two", "http://two", Some(&renewed))
+        .take_lease("two", "http://two", LASTS, Some(&renewed))
         .await
         .unwrap();
     assert_eq!(taken.address, "http://two");
@@ -59,7 +71,7 @@ async fn a_lease_is_taken_once_renewed_by_its_owner_and_given_back() {
     let free = store.lease().await.unwrap().unwrap();
     assert_eq!((free.owner.as_str(), free.address.as_str()), ("", ""));
     store
-        .take_lease("one", "http://one", Some(&free))
+        .take_lease("one", "http://one", LASTS, Some(&free))
         .await
         .unwrap();
 }
@@ -68,7 +80,7 @@ async fn a_lease_is_taken_once_renewed_by_its_owner_and_given_back() {
 async fn progress_is_recorded_whole_and_read_back() {
     let (_embedded, store) = prepared().await;
     assert_eq!(store.progress().await.unwrap(), Progress::default());
-    store.take_lease("one", "", None).await.unwrap();
+    store.take_lease("one", "", LASTS, None).await.unwrap();
     let all: Vec<_> = (0..200).map(|event| applied(event, "7")).collect();
     store
         .record_progress("one", &checkpoint("7"), &all)
@@ -90,12 +102,15 @@ async fn progress_is_recorded_whole_and_read_back() {
 async fn a_checkpoint_is_conditional_on_the_lease() {
     let (_embedded, store) = prepared().await;
     assert_conflict(&store.record_progress("one", &checkpoint("1"), &[]).await);
-    let held = store.take_lease("one", "", None).await.unwrap();
+    let held = store.take_lease("one", "", LASTS, None).await.unwrap();
     store
         .record_progress("one", &checkpoint("1"), &[])
         .await
         .unwrap();
-    store.take_lease("two", "", Some(&held)).await.unwrap();
+    store
+        .take_lease("two", "", LASTS, Some(&held))
+        .await
+        .unwrap();
     assert_conflict(
         &store
             .record_progress("one", &checkpoint("2"), &[applied(1, "2")])
@@ -111,7 +126,12 @@ async fn of_many_that_want_the_lease_one_gets_it() {
     let (_embedded, store) = prepared().await;
     let takers = (0..10).map(|owner| {
         let store = store.clone();
-        async move { store.take_lease(&owner.to_string(), "", None).await.is_ok() }
+        async move {
+            store
+                .take_lease(&owner.to_string(), "", LASTS, None)
+                .await
+                .is_ok()
+        }
     });
     let taken = futures::future::join_all(takers).await;
     assert_eq!(taken.into_iter().filter(|is_taken| *is_taken).count(), 1);

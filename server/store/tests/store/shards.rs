@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use touchline_store::{
     Error,
     change::{Change, ChangeKind},
-    stream::ChangeStream,
+    stream::{ChangeStream, PollError, Quota},
     tables::{Store, StoreArgs},
 };
 
@@ -28,6 +28,14 @@ struct Stream {
     /// Iterators given before this one have expired.
     iterators_expired: usize,
     iterators: usize,
+    /// Which stream of the table it is; "label" where nobody says otherwise.
+    label: Option<&'static str>,
+    /// Pages that hold nothing although there is something, each as often as this.
+    empty_pages: usize,
+    /// A shard whose reader is told to slow down.
+    throttled: Option<String>,
+    /// Shards a page of a listing; 0 counts as 1.
+    shards_a_page: usize,
 }
 
 #[derive(Debug, Default)]
@@ -62,26 +70,64 @@ impl Stream {
         }
     }
 
+    /// Another stream takes its place: the table was made anew, or its stream was.
+    fn replace(&mut self, label: &'static str, shards: &[&str]) {
+        self.label = Some(label);
+        self.shards = shards
+            .iter()
+            .map(|shard| ((*shard).to_owned(), Shard::default()))
+            .collect();
+    }
+
+    fn arn(&self) -> String {
+        let label = self.label();
+        format!("arn:aws:dynamodb:us-east-1:000000000000:table/t/stream/{label}")
+    }
+
+    fn label(&self) -> &'static str {
+        self.label.unwrap_or("label")
+    }
+
     fn answer(&mut self, target: &str, request: &Value) -> Result<Value, &'static str> {
+        let is_of_another = request["StreamArn"]
+            .as_str()
+            .is_some_and(|arn| arn != self.arn());
+        if is_of_another {
+            return Err("ResourceNotFoundException");
+        }
         match target.split_once('.').unwrap().1 {
             "DescribeTable" => Ok(json!({ "Table": {
-                "LatestStreamArn": "arn:aws:dynamodb:us-east-1:000000000000:table/t/stream/label",
-                "LatestStreamLabel": "label",
+                "LatestStreamArn": self.arn(),
+                "LatestStreamLabel": self.label(),
             }})),
-            "DescribeStream" => Ok(self.list(request["ExclusiveStartShardId"].as_str())),
+            "DescribeStream" => Ok(self.list(request)),
             "GetShardIterator" => self.iterator(request),
             "GetRecords" => self.read(request["ShardIterator"].as_str().unwrap()),
             other => panic!("{other} is not expected"),
         }
     }
 
-    /// One shard a page, children first: a listing promises no order.
-    fn list(&self, after: Option<&str>) -> Value {
-        let mut ids = self.shards.keys().rev();
-        let id = ids
-            .find(|id| after.is_none_or(|after| id.as_str() < after))
-            .unwrap();
-        let shard = &self.shards[id];
+    /// Children first: a listing promises no order.
+    fn list(&self, request: &Value) -> Value {
+        let after = request["ExclusiveStartShardId"].as_str();
+        let parent = request["ShardFilter"]["ShardId"].as_str();
+        let mut ids = self.shards.iter().rev().filter(|(id, shard)| {
+            after.is_none_or(|after| id.as_str() < after)
+                && (parent.is_none() || shard.parent.as_deref() == parent)
+        });
+        let page: Vec<_> = ids.by_ref().take(self.shards_a_page.max(1)).collect();
+        let shards: Vec<_> = page
+            .iter()
+            .map(|(id, shard)| self.described(id, shard))
+            .collect();
+        let last = page.last().filter(|_| ids.next().is_some());
+        json!({ "StreamDescription": {
+            "Shards": shards,
+            "LastEvaluatedShardId": last.map(|(id, _)| id),
+        }})
+    }
+
+    fn described(&self, id: &str, shard: &Shard) -> Value {
         let trimmed = if self.is_trimming_silent {
             self.trimmed
         } else {
@@ -91,17 +137,14 @@ impl Stream {
         let first = records.find(|(record, _)| *record >= trimmed);
         let first = first.map(|(record, _)| sequence(*record));
         let last = shard.records.last().filter(|_| shard.is_closed);
-        json!({ "StreamDescription": {
-            "Shards": [{
-                "ShardId": id,
-                "ParentShardId": shard.parent,
-                "SequenceNumberRange": {
-                    "StartingSequenceNumber": first.unwrap_or_else(|| sequence(0)),
-                    "EndingSequenceNumber": last.map(|(record, _)| sequence(*record)),
-                },
-            }],
-            "LastEvaluatedShardId": ids.next().map(|_| id),
-        }})
+        json!({
+            "ShardId": id,
+            "ParentShardId": shard.parent,
+            "SequenceNumberRange": {
+                "StartingSequenceNumber": first.unwrap_or_else(|| sequence(0)),
+                "EndingSequenceNumber": last.map(|(record, _)| sequence(*record)),
+            },
+        })
     }
 
     fn iterator(&mut self, request: &Value) -> Result<Value, &'static str> {
@@ -137,10 +180,23 @@ impl Stream {
             return Err("ExpiredIteratorException");
         }
         let from: usize = from.parse().unwrap();
+        if self.throttled.as_deref() == Some(id) {
+            return Err("ProvisionedThroughputExceededException");
+        }
+        if self.empty_pages > 0 {
+            self.empty_pages -= 1;
+            let id = id.to_owned();
+            return Ok(json!({ "Records": [], "NextShardIterator": self.place(&id, from) }));
+        }
+        let Some(shard) = self.shards.get(id) else {
+            return Err(match self.label {
+                Some(_) => "ResourceNotFoundException",
+                None => "TrimmedDataAccessException",
+            });
+        };
         if (1..self.trimmed).contains(&from) && !self.is_trimming_silent {
             return Err("TrimmedDataAccessException");
         }
-        let shard = &self.shards[id];
         let mut left = shard
             .records
             .iter()
@@ -221,6 +277,13 @@ fn entries(entries: &[(&str, &str)]) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Opens the stream at its tip.
+async fn open(store: &Store) -> ChangeStream {
+    ChangeStream::open(store, None, Quota::UNLIMITED)
+        .await
+        .unwrap()
+}
+
 async fn poll(stream: &mut ChangeStream) -> Vec<(String, String)> {
     seen(&stream.poll().await.unwrap().changes.changes)
 }
@@ -228,7 +291,7 @@ async fn poll(stream: &mut ChangeStream) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_shard_that_splits_is_read_to_its_end_and_then_its_children_in_the_same_poll() {
     let (shared, store, _serving) = serve(&["b"]).await;
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
+    let mut stream = open(&store).await;
     {
         let mut shared = shared.lock().unwrap();
         for _ in 0..5 {
@@ -253,7 +316,7 @@ async fn a_shard_that_splits_is_read_to_its_end_and_then_its_children_in_the_sam
 async fn reopened_after_a_split_it_goes_on_where_it_stopped() {
     let (shared, store, _serving) = serve(&["a", "b"]).await;
     shared.lock().unwrap().put("a", "before");
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
+    let mut stream = open(&store).await;
     shared.lock().unwrap().put("a", "1");
     shared.lock().unwrap().put("b", "2");
     assert_eq!(poll(&mut stream).await, entries(&[("1", "1"), ("2", "2")]));
@@ -261,10 +324,12 @@ async fn reopened_after_a_split_it_goes_on_where_it_stopped() {
     shared.lock().unwrap().put("a", "1");
     shared.lock().unwrap().split("a", &["c"]);
     shared.lock().unwrap().put("c", "3");
-    let mut stream = ChangeStream::open(&store, Some(&checkpoint)).await.unwrap();
+    let mut stream = ChangeStream::open(&store, Some(&checkpoint), Quota::UNLIMITED)
+        .await
+        .unwrap();
     assert!(stream.resumed());
     assert_eq!(poll(&mut stream).await, entries(&[("1", "3"), ("3", "4")]));
-    let mut stream = ChangeStream::open(&store, Some(&stream.checkpoint()))
+    let mut stream = ChangeStream::open(&store, Some(&stream.checkpoint()), Quota::UNLIMITED)
         .await
         .unwrap();
     assert!(poll(&mut stream).await.is_empty());
@@ -272,20 +337,32 @@ async fn reopened_after_a_split_it_goes_on_where_it_stopped() {
 
 #[tokio::test]
 async fn an_iterator_that_expired_is_taken_anew_and_nothing_is_lost() {
-    let (shared, store, _serving) = serve(&["a", "b"]).await;
-    shared.lock().unwrap().put("b", "before");
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
+    let (shared, store, _serving) = serve(&["a"]).await;
+    let mut stream = open(&store).await;
     shared.lock().unwrap().put("a", "1");
-    assert_eq!(poll(&mut stream).await, entries(&[("1", "1")]));
+    assert_eq!(poll(&mut stream).await, entries(&[("1", "0")]));
     {
         let mut shared = shared.lock().unwrap();
         shared.iterators_expired = shared.iterators;
         shared.put("a", "1");
-        shared.put("b", "2");
+        shared.put("a", "2");
     }
-    // Nothing was ever read of b, so its place is lost with its iterator: all of it is read.
-    let expected = entries(&[("1", "2"), ("before", "0"), ("2", "3")]);
+    let expected = entries(&[("1", "1"), ("2", "2")]);
     assert_eq!(poll(&mut stream).await, expected);
+}
+
+#[tokio::test]
+async fn an_iterator_at_the_tip_that_expired_is_a_gap_since_nothing_else_names_the_place() {
+    let (shared, store, _serving) = serve(&["a"]).await;
+    shared.lock().unwrap().put("a", "before");
+    let mut stream = open(&store).await;
+    {
+        let mut shared = shared.lock().unwrap();
+        shared.iterators_expired = shared.iterators;
+        shared.put("a", "1");
+    }
+    let told = stream.poll().await;
+    assert!(matches!(told, Err(PollError::Gap)), "{told:?}");
 }
 
 #[tokio::test]
@@ -293,7 +370,7 @@ async fn a_checkpoint_past_the_trim_horizon_is_not_resumed() {
     for is_trimming_silent in [false, true] {
         let (shared, store, _serving) = serve(&["a"]).await;
         shared.lock().unwrap().is_trimming_silent = is_trimming_silent;
-        let mut stream = ChangeStream::open(&store, None).await.unwrap();
+        let mut stream = open(&store).await;
         shared.lock().unwrap().put("a", "1");
         poll(&mut stream).await;
         let checkpoint = stream.checkpoint();
@@ -301,7 +378,9 @@ async fn a_checkpoint_past_the_trim_horizon_is_not_resumed() {
             shared.lock().unwrap().put("a", "1");
         }
         shared.lock().unwrap().trimmed = 4;
-        let mut stream = ChangeStream::open(&store, Some(&checkpoint)).await.unwrap();
+        let mut stream = ChangeStream::open(&store, Some(&checkpoint), Quota::UNLIMITED)
+            .await
+            .unwrap();
         assert!(!stream.resumed());
         shared.lock().unwrap().put("a", "2");
         assert_eq!(poll(&mut stream).await, entries(&[("2", "6")]));
@@ -309,10 +388,10 @@ async fn a_checkpoint_past_the_trim_horizon_is_not_resumed() {
 }
 
 #[tokio::test]
-async fn unread_records_that_are_gone_are_told_once_and_the_rest_is_read() {
+async fn unread_records_that_are_gone_are_a_gap_and_the_stream_opened_anew_goes_on_at_its_tip() {
     for is_iterator_expired in [false, true] {
         let (shared, store, _serving) = serve(&["a"]).await;
-        let mut stream = ChangeStream::open(&store, None).await.unwrap();
+        let mut stream = open(&store).await;
         shared.lock().unwrap().put("a", "1");
         poll(&mut stream).await;
         for event in ["lost", "lost", "kept"] {
@@ -326,19 +405,111 @@ async fn unread_records_that_are_gone_are_told_once_and_the_rest_is_read() {
             }
         }
         let told = stream.poll().await;
-        assert!(matches!(told, Err(Error::Conflict(_))), "{told:?}");
-        assert_eq!(poll(&mut stream).await, entries(&[("kept", "3")]));
+        assert!(matches!(told, Err(PollError::Gap)), "{told:?}");
+        let mut stream = open(&store).await;
+        shared.lock().unwrap().put("a", "new");
+        assert_eq!(poll(&mut stream).await, entries(&[("new", "4")]));
     }
+}
+
+#[tokio::test]
+async fn a_shard_that_vanishes_unread_is_a_gap() {
+    let (shared, store, _serving) = serve(&["a", "b"]).await;
+    let mut stream = open(&store).await;
+    shared.lock().unwrap().put("a", "1");
+    poll(&mut stream).await;
+    shared.lock().unwrap().shards.remove("a");
+    let told = stream.poll().await;
+    assert!(matches!(told, Err(PollError::Gap)), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_disabled_and_enabled_again_is_told_and_has_another_epoch() {
+    let (shared, store, _serving) = serve(&["a"]).await;
+    let mut stream = open(&store).await;
+    shared.lock().unwrap().put("a", "1");
+    poll(&mut stream).await;
+    let checkpoint = stream.checkpoint();
+    shared.lock().unwrap().replace("later", &["z"]);
+    let told = stream.poll().await;
+    assert!(matches!(told, Err(PollError::Replaced)), "{told:?}");
+    let mut stream = ChangeStream::open(&store, Some(&checkpoint), Quota::UNLIMITED)
+        .await
+        .unwrap();
+    assert!(!stream.resumed());
+    assert_eq!(stream.epoch(), "later");
+    shared.lock().unwrap().put("z", "2");
+    assert_eq!(poll(&mut stream).await, entries(&[("2", "1")]));
+}
+
+#[tokio::test]
+async fn empty_pages_in_the_middle_of_a_shard_are_not_its_tip_while_a_backlog_is_read() {
+    let (shared, store, _serving) = serve(&["a"]).await;
+    let mut stream = open(&store).await;
+    shared.lock().unwrap().put("a", "1");
+    poll(&mut stream).await;
+    let checkpoint = stream.checkpoint();
+    shared.lock().unwrap().put("a", "1");
+    shared.lock().unwrap().empty_pages = 2;
+    let mut stream = ChangeStream::open(&store, Some(&checkpoint), Quota::UNLIMITED)
+        .await
+        .unwrap();
+    let polled = stream.poll().await.unwrap();
+    assert_eq!(seen(&polled.changes.changes), entries(&[("1", "1")]));
+    assert!(polled.is_at_tip);
+}
+
+#[tokio::test]
+async fn a_throttled_shard_stops_only_itself_and_goes_on_where_it_was() {
+    let (shared, store, _serving) = serve(&["a", "b"]).await;
+    let mut stream = open(&store).await;
+    for event in ["1", "2"] {
+        shared.lock().unwrap().put("a", event);
+        shared.lock().unwrap().put("b", &format!("{event}b"));
+    }
+    shared.lock().unwrap().throttled = Some("a".to_owned());
+    assert_eq!(
+        poll(&mut stream).await,
+        entries(&[("1b", "1"), ("2b", "3")])
+    );
+    let told = stream.poll().await;
+    let is_throttled = matches!(told, Err(PollError::Store(Error::Throttled(_))));
+    assert!(is_throttled, "{told:?}");
+    shared.lock().unwrap().throttled = None;
+    assert_eq!(poll(&mut stream).await, entries(&[("1", "0"), ("2", "2")]));
+}
+
+#[tokio::test]
+async fn thousands_of_shards_are_read_in_the_order_of_their_lineage() {
+    let (shared, store, _serving) = serve(&["0000"]).await;
+    let mut stream = open(&store).await;
+    {
+        let mut shared = shared.lock().unwrap();
+        shared.shards_a_page = 100;
+        shared.put("0000", "1");
+        for generation in 1..2_000 {
+            let (parent, child) = (format!("{:04}", generation - 1), format!("{generation:04}"));
+            shared.split(&parent, &[&child]);
+            shared.put(&child, "1");
+        }
+    }
+    let mut found = Vec::new();
+    while found.last() != Some(&("1".to_owned(), "1999".to_owned())) {
+        found.extend(poll(&mut stream).await);
+    }
+    assert!(found.is_sorted_by_key(|(_, record)| record.parse::<usize>().unwrap()));
 }
 
 #[tokio::test]
 async fn a_checkpoint_whose_shard_is_gone_unread_is_not_resumed() {
     let (shared, store, _serving) = serve(&["a", "b"]).await;
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
+    let mut stream = open(&store).await;
     shared.lock().unwrap().put("a", "1");
     poll(&mut stream).await;
     shared.lock().unwrap().shards.remove("a");
     let checkpoint = stream.checkpoint();
-    let stream = ChangeStream::open(&store, Some(&checkpoint)).await.unwrap();
+    let stream = ChangeStream::open(&store, Some(&checkpoint), Quota::UNLIMITED)
+        .await
+        .unwrap();
     assert!(!stream.resumed());
 }

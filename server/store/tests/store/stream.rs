@@ -3,7 +3,7 @@
 use crate::common::{bare, dynamodb, event_id, prepared, state};
 use touchline_store::{
     change::{Change, ChangeKind},
-    stream::{ChangeStream, Checkpoint},
+    stream::{ChangeStream, Checkpoint, Quota},
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -29,7 +29,9 @@ fn entry(event: &str, score: Option<&str>) -> (String, Option<String>) {
 #[tokio::test]
 async fn reading_drains_to_the_tip_and_keeps_the_newest_state_of_each_event() {
     let (_embedded, store) = prepared().await;
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
+    let mut stream = ChangeStream::open(&store, None, Quota::UNLIMITED)
+        .await
+        .unwrap();
     assert!(!stream.resumed());
     for score in 0..1_100 {
         let state = state("1", &[("score", &score.to_string())], &[]);
@@ -64,7 +66,9 @@ async fn a_first_reader_starts_at_the_tip_as_it_was_when_it_opened() {
         .put_event(&state("1", &[("score", "old")], &[]), false)
         .await
         .unwrap();
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
+    let mut stream = ChangeStream::open(&store, None, Quota::UNLIMITED)
+        .await
+        .unwrap();
     store
         .put_event(&state("1", &[("score", "new")], &[]), false)
         .await
@@ -82,7 +86,9 @@ async fn reopened_at_its_checkpoint_it_loses_nothing_and_repeats_nothing() {
         store.put_event(&state, false).await.unwrap();
     };
     put("0", "0").await;
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
+    let mut stream = ChangeStream::open(&store, None, Quota::UNLIMITED)
+        .await
+        .unwrap();
     for round in 0..5 {
         put("a", &format!("{round}")).await;
         let polled = stream.poll().await.unwrap();
@@ -90,7 +96,7 @@ async fn reopened_at_its_checkpoint_it_loses_nothing_and_repeats_nothing() {
         assert_eq!(scores(&polled.changes.changes)[..1], expected);
         put("b", &format!("{round}")).await;
         // What was written since is what the next reader finds, and only that.
-        stream = ChangeStream::open(&store, Some(&stream.checkpoint()))
+        stream = ChangeStream::open(&store, Some(&stream.checkpoint()), Quota::UNLIMITED)
             .await
             .unwrap();
         assert!(stream.resumed());
@@ -98,7 +104,7 @@ async fn reopened_at_its_checkpoint_it_loses_nothing_and_repeats_nothing() {
         let expected = [entry("b", Some(&round.to_string()))];
         assert_eq!(scores(&polled.changes.changes), expected);
         assert_eq!(polled.changes.dropped, 0);
-        stream = ChangeStream::open(&store, Some(&stream.checkpoint()))
+        stream = ChangeStream::open(&store, Some(&stream.checkpoint()), Quota::UNLIMITED)
             .await
             .unwrap();
         assert!(stream.poll().await.unwrap().changes.changes.is_empty());
@@ -108,13 +114,17 @@ async fn reopened_at_its_checkpoint_it_loses_nothing_and_repeats_nothing() {
 #[tokio::test]
 async fn a_checkpoint_that_was_taken_before_the_first_record_loses_nothing() {
     let (_embedded, store) = prepared().await;
-    let stream = ChangeStream::open(&store, None).await.unwrap();
+    let stream = ChangeStream::open(&store, None, Quota::UNLIMITED)
+        .await
+        .unwrap();
     let checkpoint = stream.checkpoint();
     store
         .put_event(&state("1", &[("score", "0")], &[]), false)
         .await
         .unwrap();
-    let mut stream = ChangeStream::open(&store, Some(&checkpoint)).await.unwrap();
+    let mut stream = ChangeStream::open(&store, Some(&checkpoint), Quota::UNLIMITED)
+        .await
+        .unwrap();
     assert!(stream.resumed());
     let polled = stream.poll().await.unwrap();
     assert_eq!(scores(&polled.changes.changes), [entry("1", Some("0"))]);
@@ -123,19 +133,25 @@ async fn a_checkpoint_that_was_taken_before_the_first_record_loses_nothing() {
 #[tokio::test]
 async fn a_checkpoint_of_another_stream_is_not_resumed() {
     let (_embedded, store) = prepared().await;
-    let stream = ChangeStream::open(&store, None).await.unwrap();
+    let stream = ChangeStream::open(&store, None, Quota::UNLIMITED)
+        .await
+        .unwrap();
     let checkpoint = Checkpoint {
         epoch: "another".to_owned(),
         ..stream.checkpoint()
     };
-    let stream = ChangeStream::open(&store, Some(&checkpoint)).await.unwrap();
+    let stream = ChangeStream::open(&store, Some(&checkpoint), Quota::UNLIMITED)
+        .await
+        .unwrap();
     assert!(!stream.resumed());
 }
 
 #[tokio::test]
 async fn a_deleted_row_is_a_change_and_an_unreadable_one_stops_nothing() {
     let (embedded, store) = prepared().await;
-    let mut stream = ChangeStream::open(&store, None).await.unwrap();
+    let mut stream = ChangeStream::open(&store, None, Quota::UNLIMITED)
+        .await
+        .unwrap();
     let client = dynamodb(&embedded).await;
     let put = async |event: &str, content: AttributeValue| {
         client
@@ -164,6 +180,8 @@ async fn a_deleted_row_is_a_change_and_an_unreadable_one_stops_nothing() {
 #[tokio::test]
 async fn a_table_without_a_stream_says_so() {
     let (_embedded, store) = bare().await;
-    let error = ChangeStream::open(&store, None).await.unwrap_err();
+    let error = ChangeStream::open(&store, None, Quota::UNLIMITED)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("has no stream"), "{error}");
 }
