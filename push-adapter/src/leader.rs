@@ -26,6 +26,8 @@ pub mod lease;
 pub mod ledger;
 pub mod pace;
 mod reader;
+#[cfg(test)]
+mod simulation;
 mod term;
 
 /// The feed as it is at hand: published by this process while it leads, `None` while it does not.

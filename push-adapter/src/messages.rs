@@ -85,16 +85,20 @@ impl EncodedSet {
 }
 
 /// Tells a fan of protocol 2 that an event's row was deleted.
-pub fn ended(event_id: &EventId) -> Utf8Bytes {
+pub fn ended(event_id: &EventId, position: Option<&Position>) -> Utf8Bytes {
     #[derive(Serialize)]
     struct Ended<'a> {
         #[serde(rename = "type")]
         kind: &'static str,
         event_id: &'a str,
+        epoch: Option<&'a str>,
+        sequence: Option<&'a str>,
     }
     json(&Ended {
         kind: "ended",
         event_id: event_id.as_str(),
+        epoch: position.map(Position::epoch),
+        sequence: position.map(Position::sequence),
     })
     .into()
 }
@@ -293,8 +297,8 @@ mod tests {
             r#"{"message":"no","connectionId":"c","requestId":"r"}"#
         );
         assert_eq!(
-            ended(&EventId::new("1").unwrap()).as_str(),
-            r#"{"type":"ended","event_id":"1"}"#
+            ended(&EventId::new("1").unwrap(), Some(&Position::new("e", "7"))).as_str(),
+            r#"{"type":"ended","event_id":"1","epoch":"e","sequence":"0000000000000000000000000000000000000007"}"#
         );
     }
 }

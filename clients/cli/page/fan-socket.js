@@ -102,7 +102,10 @@ export function connectFan({ url, consumerId, deviceId, contentId, onComponents,
       newest = message;
       onComponents(message);
     } else if (message.type === "ended") {
-      positions.delete(message.event_id);
+      // What comes late of an earlier time does not bring the event back.
+      if (!applies(positions.get(message.event_id), message)) return;
+      const { epoch, sequence } = message;
+      if (sequence) positions.set(message.event_id, { epoch, sequence });
       if (newest?.event_id === message.event_id) newest = null;
       onEnded(message.event_id);
     } else if (message.type === "error") {

@@ -37,31 +37,28 @@ pub struct CatchUp {
 }
 
 impl CatchUp {
-    /// Compares the rows, read under the lease with this counter and for the how-many-eth time, with
-    /// what is known of the events.
-    pub fn new(known: &Known, opened: Opened, read: (u64, u32)) -> Self {
-        let stamp = Stamp {
-            known,
-            epoch: &opened.checkpoint.epoch,
-            read,
-        };
+    /// Compares the rows with what is known of the events.
+    pub fn new(known: &Known, opened: Opened) -> Self {
+        let Opened {
+            is_resumed,
+            checkpoint,
+            rows,
+            unreadable,
+        } = opened;
         let ended = known
             .events()
-            .filter(|event_id| {
-                !opened.rows.contains_key(*event_id) && !opened.unreadable.contains(*event_id)
-            })
-            .map(|event_id| stamp.change(event_id.clone(), ChangeKind::Removed));
+            .filter(|event_id| !rows.contains_key(*event_id) && !unreadable.contains(*event_id))
+            .map(|event_id| of_row(event_id.clone(), ChangeKind::Removed));
         let ended: Vec<_> = ended.collect();
-        let unseen = opened
-            .rows
+        let unseen = rows
             .into_values()
             // What the last leader did show need not be shown again.
-            .filter(|state| !opened.is_resumed || !known.is(&state.event_id, &state.version()))
-            .map(|state| stamp.change(state.event_id.clone(), ChangeKind::Put(state)))
+            .filter(|state| !is_resumed || !known.is(&state.event_id, &state.version()))
+            .map(|state| of_row(state.event_id.clone(), ChangeKind::Put(state)))
             .chain(ended)
             .collect();
         Self {
-            began_at: opened.checkpoint,
+            began_at: checkpoint,
             unseen,
             held: Vec::new(),
         }
@@ -92,53 +89,34 @@ impl CatchUp {
         };
         Conflated { changes, dropped }
     }
+
+    /// How many changes it holds.
+    #[cfg(test)]
+    pub(super) fn remembers(&self) -> usize {
+        self.unseen.len() + self.held.len()
+    }
 }
 
-/// The rows for the feed, in the order in which they were last applied.
-pub fn newest(known: &Known, opened: &Opened, read: (u64, u32)) -> Vec<Change> {
-    let stamp = Stamp {
-        known,
-        epoch: &opened.checkpoint.epoch,
-        read,
-    };
-    let mut changes: Vec<_> = opened
-        .rows
-        .values()
-        .map(|state| {
-            let change = stamp.change(state.event_id.clone(), ChangeKind::Put(state.clone()));
-            let position = known.position(&state.event_id, &state.version());
-            Change {
-                position: position.cloned().or(change.position),
-                ..change
-            }
-        })
-        .collect();
-    changes.sort_by_key(|change| {
-        let sequence = change.position.as_ref().map(Position::sequence);
-        (change.position.is_none(), sequence.map(str::to_owned))
+/// The rows for the feed, in the order in which they were last applied; those of which that is not
+/// known come last, as the newest.
+pub fn newest(known: &Known, rows: &BTreeMap<EventId, EventState>) -> Vec<Change> {
+    let mut states: Vec<_> = rows.values().collect();
+    states.sort_by_key(|state| {
+        let position = known.position(&state.event_id, &state.version());
+        let sequence = position.map(Position::sequence);
+        (sequence.is_none(), sequence.map(str::to_owned))
     });
-    changes
+    states
+        .into_iter()
+        .map(|state| of_row(state.event_id.clone(), ChangeKind::Put(state.clone())))
+        .collect()
 }
 
-/// Gives rows their place.
-struct Stamp<'a> {
-    known: &'a Known,
-    epoch: &'a str,
-    /// Counter of the lease, and number of the reading under it.
-    read: (u64, u32),
-}
-
-impl Stamp<'_> {
-    /// A row's state comes after the last one of its event that was applied, and after what an earlier
-    /// holder of the lease read from the row; every record that was not read yet comes after it.
-    fn change(&self, event_id: EventId, kind: ChangeKind) -> Change {
-        let last = self.known.last(&event_id);
-        let last = last.filter(|last| last.epoch() == self.epoch);
-        Change {
-            position: Some(Position::of_row(self.epoch, last, self.read)),
-            event_id,
-            kind,
-        }
+fn of_row(event_id: EventId, kind: ChangeKind) -> Change {
+    Change {
+        event_id,
+        position: None,
+        kind,
     }
 }
 
@@ -193,8 +171,7 @@ mod tests {
                     ChangeKind::Put(state) => Some(state.attributes["a"].as_text()),
                     ChangeKind::Removed => None,
                 };
-                let position = change.position.as_ref().unwrap();
-                (change.event_id.as_str(), text, !position.is_of_row())
+                (change.event_id.as_str(), text, change.position.is_some())
             })
             .collect()
     }
@@ -205,11 +182,7 @@ mod tests {
 
     #[test]
     fn at_the_tip_a_record_comes_before_its_row_and_rows_without_a_record_are_shown() {
-        let mut catch_up = CatchUp::new(
-            &known(&[]),
-            opened(&[("1", "b"), ("2", "x")], false),
-            (1, 1),
-        );
+        let mut catch_up = CatchUp::new(&known(&[]), opened(&[("1", "b"), ("2", "x")], false));
         let given = catch_up.take(read(vec![record("1", "a", 1), record("1", "b", 2)]), true);
         assert_eq!(
             shown(&given),
@@ -220,7 +193,7 @@ mod tests {
 
     #[test]
     fn before_the_tip_the_rows_are_shown_once_and_nothing_older() {
-        let mut catch_up = CatchUp::new(&known(&[]), opened(&[("1", "c")], true), (1, 1));
+        let mut catch_up = CatchUp::new(&known(&[]), opened(&[("1", "c")], true));
         let given = catch_up.take(read(vec![record("1", "a", 1)]), false);
         assert_eq!(shown(&given), [("1", Some("c"), false)]);
         let given = catch_up.take(read(vec![record("1", "b", 2), record("2", "x", 3)]), false);
@@ -235,9 +208,9 @@ mod tests {
     #[test]
     fn what_the_last_leader_showed_is_not_shown_again_when_its_place_is_known() {
         let known = known(&[record("1", "a", 5)]);
-        let mut resumed = CatchUp::new(&known, opened(&[("1", "a")], true), (1, 1));
+        let mut resumed = CatchUp::new(&known, opened(&[("1", "a")], true));
         assert_eq!(shown(&resumed.take(Conflated::default(), true)), []);
-        let mut anew = CatchUp::new(&known, opened(&[("1", "a")], false), (1, 1));
+        let mut anew = CatchUp::new(&known, opened(&[("1", "a")], false));
         let given = anew.take(Conflated::default(), true);
         assert_eq!(shown(&given), [("1", Some("a"), false)]);
     }
@@ -247,36 +220,22 @@ mod tests {
         let known = known(&[record("1", "a", 5), record("2", "b", 6)]);
         let mut opened = opened(&[], true);
         opened.unreadable.insert(EventId::new("2").unwrap());
-        let given = CatchUp::new(&known, opened, (1, 1)).take(Conflated::default(), true);
+        let given = CatchUp::new(&known, opened).take(Conflated::default(), true);
         assert_eq!(shown(&given), [("1", None, false)]);
     }
 
     #[test]
-    fn the_feed_gets_rows_in_the_order_in_which_they_changed() {
+    fn the_feed_gets_rows_in_the_order_in_which_they_changed_the_unknown_ones_last() {
         let known = known(&[
             record("1", "a", 9),
             record("2", "b", 3),
             record("3", "c", 1),
         ]);
-        let opened = opened(&[("1", "a"), ("2", "b"), ("3", "other")], true);
-        let order: Vec<_> = newest(&known, &opened, (1, 1))
+        let rows = opened(&[("1", "a"), ("2", "b"), ("3", "other")], true).rows;
+        let order: Vec<_> = newest(&known, &rows)
             .iter()
             .map(|change| change.event_id.to_string())
             .collect();
-        assert_eq!(order, ["3", "2", "1"]);
-    }
-
-    #[test]
-    fn a_row_comes_after_what_was_applied_and_before_what_is_not_read_yet() {
-        let applied = record("1", "a", 9);
-        let known = known(std::slice::from_ref(&applied));
-        let row = |counter| {
-            let mut catch_up = CatchUp::new(&known, opened(&[("1", "b")], true), (counter, 1));
-            let given = catch_up.take(Conflated::default(), true);
-            given.changes[0].position.clone().unwrap()
-        };
-        assert!(row(3).is_after(&applied.position.unwrap()));
-        assert!(row(12).is_after(&row(3)), "a later holder read it later");
-        assert!(record("1", "c", 10).position.unwrap().is_after(&row(12)));
+        assert_eq!(order, ["2", "1", "3"]);
     }
 }

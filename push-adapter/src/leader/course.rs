@@ -2,20 +2,24 @@
 //! out, what that supersedes, and what can be recorded. Pure: `term` does what is decided here, and so
 //! does the simulation of leaders that die, sleep and lose their lease.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use touchline_store::{
     change::{Change, Conflated},
     event::Version,
     ids::{ContentId, EventId},
-    lease::Progress,
+    lease::{Applied, LeaseRow, Progress},
+    position::{Opening, Position},
     stream::Checkpoint,
 };
 
 use super::{
     catch_up::{self, CatchUp, Opened},
     decide::{Known, Worth, applied},
-    ledger::{Done, Ending, Ledger},
+    ledger::{Done, Ending, Ledger, half_served},
 };
 
 /// One term's decisions.
@@ -27,13 +31,17 @@ pub struct Course {
     catch_up: Option<CatchUp>,
     /// The batch of the fan-out that runs, by event.
     running: HashMap<EventId, u64>,
-    /// How often the stream was opened.
-    openings: u32,
+    /// Who says so, in positions.
+    by: Opening,
+    /// The history of leading.
+    epoch: Arc<str>,
 }
 
 /// What one reading leads to.
 #[derive(Debug, Default)]
 pub struct Turn {
+    /// To be recorded before anything is fanned out: that fans may see these events.
+    pub announced: Vec<(EventId, Applied)>,
     /// For followers of the feed, in this order.
     pub published: Vec<Change>,
     /// To be fanned out.
@@ -74,21 +82,37 @@ impl Course {
             ledger: Ledger::default(),
             catch_up: None,
             running: HashMap::new(),
-            openings: 0,
+            by: Opening {
+                counter: 0,
+                opening: 0,
+            },
+            epoch: "".into(),
         }
     }
 
-    /// The stream is open and the rows were read, by the holder of the lease at this `counter`. Gives
-    /// what the feed shows at once.
-    pub fn opened(&mut self, opened: Opened, counter: u64) -> Vec<Change> {
+    /// The stream is open and the rows were read under the lease as it is `held` now. Gives what the
+    /// feed shows at once.
+    pub fn opened(&mut self, opened: Opened, held: &LeaseRow) -> Vec<Change> {
         for state in opened.rows.values() {
             self.known.reaches(&state.event_id, &state.contents);
         }
-        self.openings += 1;
-        let read = (counter, self.openings);
-        let rows = catch_up::newest(&self.known, &opened, read);
-        self.catch_up = Some(CatchUp::new(&self.known, opened, read));
-        rows
+        self.by = Opening {
+            counter: held.counter,
+            opening: self.by.opening + 1,
+        };
+        self.epoch = held.epoch.as_str().into();
+        let rows = catch_up::newest(&self.known, &opened.rows);
+        self.catch_up = Some(CatchUp::new(&self.known, opened));
+        rows.into_iter().map(|row| self.said(row)).collect()
+    }
+
+    /// A change as everybody else is told it: from the record's place, or the row's, to the leader's.
+    fn said(&self, change: Change) -> Change {
+        let position = Position::said(self.epoch.clone(), self.by, change.position.as_ref());
+        Change {
+            position: Some(position),
+            ..change
+        }
     }
 
     /// The stream was read on, to this checkpoint.
@@ -110,9 +134,18 @@ impl Course {
                 Worth::Push(version) => Some(What::State(version)),
                 Worth::End(contents) => Some(What::End(contents)),
             };
+            if self.known.announce(&change.event_id) {
+                // Without a place: the record that begins it is yet to be served.
+                let announced = Applied {
+                    position: None,
+                    version: Some(half_served()),
+                };
+                turn.announced.push((change.event_id.clone(), announced));
+            }
             through.push(applied(&change));
-            begun.extend(what.map(|what| (change.clone(), what)));
-            turn.published.push(change);
+            let said = self.said(change);
+            begun.extend(what.map(|what| (said.clone(), what)));
+            turn.published.push(said);
         }
         if is_at_tip && self.catch_up.take().is_some() {
             self.known.settle();
@@ -150,6 +183,20 @@ impl Course {
 
     /// Takes out what can be recorded.
     pub fn take_done(&mut self) -> Option<Done> {
-        self.ledger.take_done()
+        let mut done = self.ledger.take_done()?;
+        for (event_id, applied) in &mut done.applied {
+            // It ended and has begun again since: fans may see it.
+            if applied.version.is_none() && self.known.is_on(event_id) {
+                applied.version = Some(half_served());
+            }
+        }
+        Some(done)
+    }
+
+    /// How many things it remembers, for whoever checks that it is bounded.
+    #[cfg(test)]
+    pub(super) fn remembers(&self) -> usize {
+        let held = self.catch_up.as_ref().map_or(0, CatchUp::remembers);
+        self.running.len() + self.ledger.batches() + held
     }
 }

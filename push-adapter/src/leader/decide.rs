@@ -30,6 +30,8 @@ struct Event {
     version: Option<Version>,
     /// Whom the newest state reaches; `None` where only the last leader's record is known.
     contents: Option<BTreeSet<ContentId>>,
+    /// Whether it is recorded that fans may see the event.
+    is_recorded: bool,
     /// Whether this term showed it. Of what the last leader recorded it is not known whether fans
     /// still see it: it may have fallen in the middle of a later state that it did not record.
     is_own: bool,
@@ -57,6 +59,7 @@ impl Known {
                 position: applied.position.clone(),
                 version: applied.version.clone(),
                 contents: None,
+                is_recorded: applied.version.is_some(),
                 is_own: false,
             };
             known.remember(event_id, event);
@@ -101,6 +104,7 @@ impl Known {
         let position = change.position.clone();
         let event = Event {
             position: position.or_else(|| same.and_then(|known| known.position.clone())),
+            is_recorded: version.is_some() && known.is_some_and(|known| known.is_recorded),
             version,
             contents,
             is_own: true,
@@ -123,6 +127,25 @@ impl Known {
         }
     }
 
+    /// Whether an event is on of which nothing is recorded yet; it counts as recorded from now on.
+    /// Whoever leads next must know that fans may see it, or its end could be missed with the record of
+    /// it.
+    pub fn announce(&mut self, event_id: &EventId) -> bool {
+        match self.events.get_mut(event_id) {
+            Some(event) if event.version.is_some() && !event.is_recorded => {
+                event.is_recorded = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether an event is on.
+    pub fn is_on(&self, event_id: &EventId) -> bool {
+        let event = self.events.get(event_id);
+        event.is_some_and(|event| event.version.is_some())
+    }
+
     /// The stream was read to its tip, and with it all that the last leader may have shown.
     pub fn settle(&mut self) {
         self.is_settled = true;
@@ -142,11 +165,6 @@ impl Known {
             .position
             .as_ref()
             .filter(|_| event.version.as_ref() == Some(version))
-    }
-
-    /// Where the last change of an event stands that was applied.
-    pub fn last(&self, event_id: &EventId) -> Option<&Position> {
-        self.events.get(event_id)?.position.as_ref()
     }
 
     /// Whether the newest known state of the event is this version.

@@ -173,6 +173,7 @@ mod tests {
             address: "http://127.0.0.1:50052".to_owned(),
             counter,
             lasts: Duration::ZERO,
+            epoch: "epoch".to_owned(),
         }
     }
 

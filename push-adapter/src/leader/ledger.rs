@@ -7,7 +7,9 @@ use touchline_store::{event::Version, ids::EventId, lease::Applied, stream::Chec
 
 /// What a half-served state is recorded as: equal to no version, so that whoever leads next shows
 /// the newest one.
-const HALF_SERVED: &str = "half-served";
+pub fn half_served() -> Version {
+    Version::from_text("half-served")
+}
 
 /// The batches that are not recorded yet.
 #[derive(Debug, Default)]
@@ -72,7 +74,7 @@ impl Ledger {
             && ending == Ending::Superseded
             && let Some(applied) = batch.applied.get_mut(event_id)
         {
-            applied.version = Some(Version::from_text(HALF_SERVED));
+            applied.version = Some(half_served());
         }
         self.merge();
     }
@@ -93,6 +95,12 @@ impl Ledger {
             checkpoint,
             applied: applied.into_iter().collect(),
         })
+    }
+
+    /// How many batches are not recorded yet.
+    #[cfg(test)]
+    pub(super) fn batches(&self) -> usize {
+        self.batches.len()
     }
 
     /// Two neighbours that are through are one, so there are at most twice as many batches as
@@ -167,7 +175,7 @@ mod tests {
         let done = ledger.take_done().unwrap();
         assert_eq!(done.checkpoint, checkpoint(1));
         let version = done.applied[0].1.version.clone();
-        assert_eq!(version, Some(Version::from_text(HALF_SERVED)));
+        assert_eq!(version, Some(half_served()));
         ledger.finish(second, &event("a"), Ending::Complete);
         let done = ledger.take_done().unwrap();
         assert_eq!(done.applied, [applied("a", 2)]);

@@ -1,174 +1,186 @@
-//! Leaders that die at any moment, over the real decisions of `decide` and `ledger`: every fan ends
-//! on the newest state. Does no I/O; stands in for the shell in `term`.
+//! Random histories of adapters that crash, sleep, lose their lease and their answers, over the real
+//! decisions: `lease::Watched`, `course` and the store's lineage. The world stands in for DynamoDB, its
+//! stream, the network and the fans; a process for the shell in `term`, `lease` and `reader`.
+//!
+//! A history follows from its seed alone. `TOUCHLINE_HISTORIES` says how many are run and
+//! `TOUCHLINE_HISTORY` runs one; a history that breaks an invariant prints its seed.
 
-use std::collections::BTreeMap;
+mod fans;
+mod history;
+mod process;
+mod stream;
+mod world;
 
-use proptest::prelude::*;
-use touchline_store::{
-    change::{Change, ChangeKind},
-    event::{Attribute, EventState},
-    ids::EventId,
-    lease::Progress,
-    position::Position,
-    stream::{Checkpoint, ShardProgress},
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
 };
 
-use super::{
-    decide::{Known, Worth, applied},
-    ledger::{Ending, Ledger},
+use history::History;
+
+/// What can go wrong, and how often it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Crash,
+    Duplicate,
+    LostResponse,
+    Theft,
+    PauseBeforePost,
+    Split,
+    Trim,
+    Throttle,
+    Skew,
+    SameMillisecond,
+    NewStream,
+    ExpiredIterator,
+}
+
+/// How often each fault struck.
+type Struck = BTreeMap<Fault, u64>;
+
+/// What keeps the invariants; each can be taken out, to show that it is what does.
+#[derive(Debug, Clone, Copy)]
+struct Guards {
+    conditional_checkpoint: bool,
+    early_stop: bool,
+    children_after_parents: bool,
+    gap_snapshot: bool,
+    second_look: bool,
+}
+
+const ALL: Guards = Guards {
+    conditional_checkpoint: true,
+    early_stop: true,
+    children_after_parents: true,
+    gap_snapshot: true,
+    second_look: true,
 };
 
-const FANS: usize = 3;
+/// Histories a run, where nobody says otherwise.
+const HISTORIES: u64 = 10_000;
+/// Histories in which a guard's absence must show.
+const HISTORIES_WITHOUT_GUARD: u64 = 20_000;
+/// How often each fault must have struck for a run to mean something.
+const STRUCK_MIN: u64 = 1_000;
 
-#[derive(Debug, Clone)]
-enum Step {
-    /// The producer writes one of a few states, so that old ones come back.
-    Write(u8),
-    /// The leader reads to the tip.
-    Read,
-    /// The fan-out that runs reaches one fan.
-    Serve(usize),
-    /// The fan-out that runs reaches everybody.
-    Finish,
-    /// What is through is recorded.
-    Record,
-    /// The leader dies; another one takes over from what was recorded.
-    Die,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        3 => (0u8..3).prop_map(Step::Write),
-        3 => Just(Step::Read),
-        2 => (0..FANS).prop_map(Step::Serve),
-        2 => Just(Step::Finish),
-        2 => Just(Step::Record),
-        1 => Just(Step::Die),
-    ]
-}
-
-struct Leader {
-    known: Known,
-    ledger: Ledger,
-    read: usize,
-    certain: bool,
-    running: Option<(u64, u8)>,
-}
-
-#[derive(Default)]
-struct World {
-    stream: Vec<u8>,
-    fans: [Option<u8>; FANS],
-    recorded: Progress,
-}
-
-fn event_id() -> EventId {
-    EventId::new("1").unwrap()
-}
-
-fn change(index: usize, state: u8) -> Change {
-    let text = Attribute::Text(state.to_string());
-    Change {
-        event_id: event_id(),
-        position: Some(Position::new("epoch", &index.to_string())),
-        kind: ChangeKind::Put(EventState {
-            event_id: event_id(),
-            attributes: BTreeMap::from([("match_event".to_owned(), text)]),
-            contents: [].into(),
-        }),
-    }
-}
-
-fn checkpoint(read: usize) -> Checkpoint {
-    let after = ShardProgress::After(read.to_string());
-    Checkpoint {
-        epoch: "epoch".to_owned(),
-        shards: BTreeMap::from([("shard".to_owned(), after)]),
-    }
-}
-
-impl World {
-    fn leader(&self) -> Leader {
-        let read =
-            self.recorded.checkpoint.as_ref().map_or(
-                0,
-                |checkpoint| match &checkpoint.shards["shard"] {
-                    ShardProgress::After(read) => read.parse().unwrap(),
-                    other => panic!("{other:?}"),
-                },
-            );
-        Leader {
-            known: Known::new(&self.recorded),
-            ledger: Ledger::default(),
-            read,
-            certain: false,
-            running: None,
-        }
-    }
-
-    fn take(&mut self, leader: &mut Leader, step: &Step) {
-        match step {
-            Step::Write(state) => self.stream.push(*state),
-            Step::Read => self.read(leader),
-            Step::Serve(fan) => {
-                if let Some((_, state)) = leader.running {
-                    self.fans[*fan] = Some(state);
+/// Runs histories on both cores; gives how often each fault struck, or the first history that broke an
+/// invariant.
+fn run(histories: u64, guards: Guards) -> Result<Struck, (u64, String)> {
+    let next = AtomicU64::new(0);
+    let worker = || {
+        let mut struck = Struck::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= histories {
+                return Ok(struck);
+            }
+            match History::new(seed, guards).run() {
+                Ok(more) => {
+                    for (fault, count) in more {
+                        *struck.entry(fault).or_default() += count;
+                    }
+                }
+                Err(violation) => {
+                    // The others need not go on.
+                    next.store(histories, Ordering::Relaxed);
+                    return Err((seed, violation));
                 }
             }
-            Step::Finish => {
-                if let Some((batch, state)) = leader.running.take() {
-                    self.fans = [Some(state); FANS];
-                    leader.ledger.finish(batch, &event_id(), Ending::Complete);
-                }
-            }
-            Step::Record => {
-                if let Some(done) = leader.ledger.take_done() {
-                    self.recorded.checkpoint = Some(done.checkpoint);
-                    self.recorded.applied.extend(done.applied);
-                }
-            }
-            Step::Die => *leader = self.leader(),
         }
-    }
+    };
+    thread::scope(|scope| {
+        let workers = [scope.spawn(worker), scope.spawn(worker)];
+        let mut all = Struck::new();
+        let mut broken = None;
+        for done in workers {
+            match done.join().expect("a worker reports what it finds") {
+                Ok(struck) => {
+                    for (fault, count) in struck {
+                        *all.entry(fault).or_default() += count;
+                    }
+                }
+                Err(violation) => broken = Some(violation),
+            }
+        }
+        broken.map_or(Ok(all), Err)
+    })
+}
 
-    fn read(&self, leader: &mut Leader) {
-        let tip = self.stream.len();
-        let mut through = None;
-        let mut push = None;
-        if tip > leader.read {
-            let state = self.stream[tip - 1];
-            let change = change(tip, state);
-            let worth = leader.known.judge(&change, leader.certain);
-            if worth != Worth::Nothing {
-                through = applied(&change);
+fn configured(name: &str) -> Option<u64> {
+    #[expect(clippy::disallowed_methods, reason = "a test has no flags")]
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn no_fan_ends_behind_whatever_happens_to_the_leaders() {
+    if let Some(seed) = configured("TOUCHLINE_HISTORY") {
+        let run = History::new(seed, ALL).run_aloud();
+        assert!(run.is_ok(), "history {seed}: {run:?}");
+        return;
+    }
+    let histories = configured("TOUCHLINE_HISTORIES").unwrap_or(HISTORIES);
+    match run(histories, ALL) {
+        Ok(struck) => {
+            println!("{histories} histories; faults struck: {struck:?}");
+            for fault in history::FAULTS {
+                let count = struck.get(&fault).copied().unwrap_or(0);
+                let enough = STRUCK_MIN.min(histories / 10);
+                assert!(count >= enough, "{fault:?} struck {count} times only");
             }
-            push = matches!(worth, Worth::Push(_)).then_some(state);
         }
-        leader.read = tip;
-        leader.certain = true;
-        let in_flight = push.map(|_| event_id());
-        let batch = leader.ledger.open(checkpoint(tip), through, in_flight);
-        if let Some(state) = push
-            && let Some((older, _)) = leader.running.replace((batch, state))
-        {
-            leader.ledger.finish(older, &event_id(), Ending::Superseded);
-        }
+        Err((seed, violation)) => panic!("TOUCHLINE_HISTORY={seed}: {violation}"),
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+/// Takes a guard out and expects an invariant to break, with these words.
+fn breaks(guards: Guards, words: &str) {
+    let broken = run(HISTORIES_WITHOUT_GUARD, guards);
+    let (seed, violation) = broken.expect_err("the guard's absence does not show");
+    assert!(violation.contains(words), "history {seed}: {violation}");
+}
 
-    #[test]
-    fn every_fan_ends_on_the_newest_state_whenever_leaders_die(
-        steps in prop::collection::vec(step(), 0..60)
-    ) {
-        let mut world = World::default();
-        let mut leader = world.leader();
-        for step in steps.iter().chain(&[Step::Read, Step::Finish]) {
-            world.take(&mut leader, step);
-        }
-        let newest = world.stream.last().copied();
-        prop_assert_eq!(world.fans, [newest; FANS]);
-    }
+#[test]
+fn without_conditional_checkpoints_the_recorded_progress_goes_back() {
+    let guards = Guards {
+        conditional_checkpoint: false,
+        ..ALL
+    };
+    breaks(guards, "recorded by a process that does not lead");
+}
+
+#[test]
+fn without_the_early_stop_a_post_lands_under_another_leader() {
+    let guards = Guards {
+        early_stop: false,
+        ..ALL
+    };
+    breaks(guards, "landed while another led");
+}
+
+#[test]
+fn without_parents_before_children_a_fan_ends_behind() {
+    let guards = Guards {
+        children_after_parents: false,
+        ..ALL
+    };
+    breaks(guards, "");
+}
+
+#[test]
+fn without_the_snapshot_after_a_gap_a_fan_ends_behind() {
+    let guards = Guards {
+        gap_snapshot: false,
+        ..ALL
+    };
+    breaks(guards, "ends on");
+}
+
+#[test]
+fn without_the_second_look_a_fan_who_registered_meanwhile_ends_behind() {
+    let guards = Guards {
+        second_look: false,
+        ..ALL
+    };
+    breaks(guards, "ends on");
 }

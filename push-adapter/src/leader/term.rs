@@ -17,7 +17,7 @@ use touchline_store::{
     change::ChangeKind,
     feed::Feed,
     ids::EventId,
-    lease::{LeaseRow, Progress},
+    lease::{Applied, LeaseRow, Progress},
     stream::{Checkpoint, Polled},
 };
 
@@ -119,7 +119,10 @@ impl<'a> Term<'a> {
                 Some(reading) = readings.recv() => match reading {
                     Reading::Opened(opened) => self.opened(opened),
                     Reading::Read(polled, checkpoint, observed) => {
-                        self.read(polled, checkpoint, observed);
+                        if self.read(polled, checkpoint, observed).await.is_err() {
+                            self.fan_outs.shutdown().await;
+                            return;
+                        }
                     }
                 },
             }
@@ -134,8 +137,8 @@ impl<'a> Term<'a> {
 
     /// The stream is open and the rows were read: the feed shows them at once.
     fn opened(&mut self, opened: Opened) {
-        let counter = self.held.borrow().counter;
-        for change in self.course.opened(opened, counter) {
+        let held = self.held.borrow().clone();
+        for change in self.course.opened(opened, &held) {
             self.feed.publish(change);
         }
         self.leader.led.send_if_modified(|led| {
@@ -145,8 +148,14 @@ impl<'a> Term<'a> {
         });
     }
 
-    /// One reading of the stream: to the feed, to the fans, into the ledger.
-    fn read(&mut self, polled: Polled, checkpoint: Checkpoint, observed: Instant) {
+    /// One reading of the stream: to the feed, to the fans, into the ledger. An error says that the
+    /// lease is lost.
+    async fn read(
+        &mut self,
+        polled: Polled,
+        checkpoint: Checkpoint,
+        observed: Instant,
+    ) -> Result<(), ()> {
         let counts = &self.leader.counts;
         counts.read(&polled);
         let turn = self
@@ -168,9 +177,13 @@ impl<'a> Term<'a> {
                 superseded.cancel();
             }
         }
+        if !turn.announced.is_empty() {
+            self.write_progress(None, &turn.announced).await?;
+        }
         for begun in turn.begun {
             self.start(begun, observed);
         }
+        Ok(())
     }
 
     fn start(&mut self, begun: Begun, observed: Instant) {
@@ -218,29 +231,39 @@ impl<'a> Term<'a> {
         if done.applied.is_empty() && self.recorded.as_ref() == Some(&done.checkpoint) {
             return Ok(());
         }
+        self.write_progress(Some(&done.checkpoint), &done.applied)
+            .await?;
+        self.recorded = Some(done.checkpoint);
+        Ok(())
+    }
+
+    /// Writes until it is written. An error says that the lease is lost.
+    async fn write_progress(
+        &self,
+        checkpoint: Option<&Checkpoint>,
+        applied: &[(EventId, Applied)],
+    ) -> Result<(), ()> {
         let owner = &self.leader.options.owner;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
-            let recording =
-                self.leader
-                    .store
-                    .record_progress(owner, &done.checkpoint, &done.applied);
+            let writing = self
+                .leader
+                .store
+                .record_progress(owner, checkpoint, applied);
             let result = tokio::select! {
-                result = recording => result,
+                result = writing => result,
                 () = self.lost.cancelled() => return Err(()),
             };
             match result {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(Error::Conflict(_)) => return Err(()),
-                Err(error) => tracing::warn!(%error, "the checkpoint could not be recorded"),
+                Err(error) => tracing::warn!(%error, "progress could not be recorded"),
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.pause()) => {}
                 () = self.lost.cancelled() => return Err(()),
             }
         }
-        self.recorded = Some(done.checkpoint);
-        Ok(())
     }
 
     /// A graceful end: what has begun may finish, for a while.

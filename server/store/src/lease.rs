@@ -20,7 +20,7 @@ use crate::{
     position::Position,
     row::{
         self, LEASE_KEY, Row,
-        lease::{ADDRESS, COUNTER, Entry, LASTS_MS, LEADER, OWNER, UNTIL},
+        lease::{ADDRESS, COUNTER, EPOCH, Entry, LASTS_MS, LEADER, OWNER, UNTIL},
         number, text,
     },
     stream::Checkpoint,
@@ -45,6 +45,8 @@ pub struct LeaseRow {
     pub counter: u64,
     /// How long it stands while its counter does not move; zero when it was released.
     pub lasts: Duration,
+    /// Names the row's history: counters can be compared for as long as it stays. Made with the row.
+    pub epoch: String,
 }
 
 /// What was last applied of one event.
@@ -103,6 +105,10 @@ impl Store {
             address: address.to_owned(),
             counter: seen.map_or(0, |seen| seen.counter) + 1,
             lasts,
+            epoch: match seen {
+                Some(seen) if !seen.epoch.is_empty() => seen.epoch.clone(),
+                _ => new_epoch(),
+            },
         };
         self.write_lease(seen, taken).await
     }
@@ -124,6 +130,7 @@ impl Store {
             address: String::new(),
             counter: held.counter + 1,
             lasts: Duration::ZERO,
+            epoch: held.epoch.clone(),
         };
         self.write_lease(Some(held), released).await.map(drop)
     }
@@ -157,7 +164,8 @@ impl Store {
             .item(ADDRESS, text(&lease.address))
             .item(COUNTER, number(&lease.counter))
             .item(LASTS_MS, number(&lease.lasts.as_millis()))
-            .item(UNTIL, text(until(lease.lasts)));
+            .item(UNTIL, text(until(lease.lasts)))
+            .item(EPOCH, text(&lease.epoch));
         request = match seen {
             None => request
                 .condition_expression("attribute_not_exists(#key)")
@@ -211,10 +219,11 @@ impl Store {
     /// The rows are written in transactions of up to 90, each conditional on the lease, the
     /// checkpoint in the last: when one fails, events that were recorded as applied are at or after
     /// the checkpoint that still stands, and are recognised as applied when they are read again.
+    /// Without a checkpoint the one that stands is left as it is.
     pub async fn record_progress(
         &self,
         owner: &str,
-        checkpoint: &Checkpoint,
+        checkpoint: Option<&Checkpoint>,
         applied: &[(EventId, Applied)],
     ) -> Result<()> {
         let last: HashMap<&EventId, &Applied> = applied
@@ -225,7 +234,7 @@ impl Store {
             .into_iter()
             .map(|(event_id, applied)| row::lease::applied_row(event_id, applied))
             .collect();
-        rows.push(row::lease::checkpoint_row(checkpoint));
+        rows.extend(checkpoint.map(row::lease::checkpoint_row));
         for chunk in rows.chunks(TRANSACTION_ROWS_MAX) {
             let mut backoff = Backoff::default();
             loop {
@@ -277,6 +286,13 @@ impl Store {
             other => other,
         }
     }
+}
+
+/// An epoch that no other row has: when it was made, and something random.
+fn new_epoch() -> String {
+    let made_at = DateTime::from(SystemTime::now()).fmt(Format::DateTime);
+    let made_at = made_at.expect("the present is a year of four digits");
+    format!("{made_at}-{:08x}", rand::random::<u32>())
 }
 
 /// When a lease ends that is written now, for a person to read: nobody compares it with a clock.

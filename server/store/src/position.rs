@@ -6,16 +6,17 @@ use std::{fmt, sync::Arc};
 /// (API reference, StreamRecord, `SequenceNumber`: 21 to 40 characters).
 const SEQUENCE_DIGITS: usize = 40;
 
-/// Digits of a lease's counter, and of a reading under it, in the position of a row.
+/// Digits of a lease's counter, and of an opening of the stream under it, in a position.
 const COUNTER_DIGITS: usize = 20;
-const READING_DIGITS: usize = 6;
+const OPENING_DIGITS: usize = 6;
 
-/// A place in the history of the event table: the stream's identity and the change's sequence
-/// number in it. Only positions of one epoch can be compared.
+/// A place in the history of the event table. Of a record: the stream's identity and the record's
+/// sequence number in it. Only positions of one epoch can be compared.
 ///
-/// A state that was read from its row, because nobody knows which record wrote it, stands between two
-/// records: after the last one of its event that was applied. Its sequence is that one's, a `~`, the
-/// counter of the lease under which it was read, and which reading of the rows it was.
+/// What a leader says has a place in the history of leading: the epoch is the lease row's, and before
+/// the sequence number stand the counter of its lease and how often it has opened a stream. So it comes
+/// after all that an earlier leader said, however late that arrives, and after all that it said itself
+/// before a gap or of another stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Position {
     epoch: Arc<str>,
@@ -23,37 +24,29 @@ pub struct Position {
 }
 
 impl Position {
-    /// A position from the stream's identity and a sequence number as the stream gives it.
-    pub fn new(epoch: impl Into<Arc<str>>, sequence_number: &str) -> Self {
-        let (record, row) = match sequence_number.split_once('~') {
-            Some((record, row)) => (record, Some(row)),
-            None => (sequence_number, None),
-        };
-        let digits = record.trim_start_matches('0');
-        let record = format!("{digits:0>SEQUENCE_DIGITS$}");
-        let sequence = match row {
-            Some(row) => format!("{record}~{row}"),
-            None => record,
+    /// A position from the stream's identity and a sequence number as the stream gives it, or the
+    /// sequence of another position.
+    pub fn new(epoch: impl Into<Arc<str>>, sequence: &str) -> Self {
+        let sequence = match sequence.contains('.') {
+            true => sequence.into(),
+            false => padded(sequence).into(),
         };
         Self {
             epoch: epoch.into(),
-            sequence: sequence.into(),
+            sequence,
         }
     }
 
-    /// The position of a state that was read from its row, in this `reading` of the rows under a lease
-    /// with this `counter`, when `last` was the last change of its event that was applied in this
-    /// epoch.
-    pub fn of_row(epoch: &str, last: Option<&Self>, (counter, reading): (u64, u32)) -> Self {
-        let last = last.map_or("", Self::sequence);
-        let record = last.split_once('~').map_or(last, |(record, _)| record);
-        let row = format!("{counter:0>COUNTER_DIGITS$}.{reading:0>READING_DIGITS$}");
-        Self::new(epoch, &format!("{record}~{row}"))
-    }
-
-    /// Whether it is the position of a row.
-    pub fn is_of_row(&self) -> bool {
-        self.sequence.contains('~')
+    /// What a leader says of a record, or of a row: that comes before every record that is read after
+    /// it was.
+    pub fn said(epoch: impl Into<Arc<str>>, by: Opening, record: Option<&Self>) -> Self {
+        let Opening { counter, opening } = by;
+        let record = record.map_or_else(|| padded(""), |record| record.sequence.to_string());
+        let by = format!("{counter:0>COUNTER_DIGITS$}.{opening:0>OPENING_DIGITS$}");
+        Self {
+            epoch: epoch.into(),
+            sequence: format!("{by}.{record}").into(),
+        }
     }
 
     /// Identity of the stream.
@@ -61,7 +54,7 @@ impl Position {
         &self.epoch
     }
 
-    /// The sequence number, zero-padded so that text order is stream order.
+    /// The sequence, zero-padded so that text order is the order of the history.
     pub fn sequence(&self) -> &str {
         &self.sequence
     }
@@ -70,6 +63,20 @@ impl Position {
     pub fn is_after(&self, other: &Self) -> bool {
         self.epoch == other.epoch && self.sequence > other.sequence
     }
+}
+
+/// One opening of the stream by a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// Counter of the lease.
+    pub counter: u64,
+    /// How often the stream was opened in this term.
+    pub opening: u32,
+}
+
+fn padded(sequence_number: &str) -> String {
+    let digits = sequence_number.trim_start_matches('0');
+    format!("{digits:0>SEQUENCE_DIGITS$}")
 }
 
 impl fmt::Display for Position {
@@ -96,22 +103,23 @@ mod tests {
     }
 
     #[test]
-    fn a_row_stands_between_the_last_record_that_was_applied_and_the_next() {
-        let record = |sequence| Position::new("epoch", sequence);
-        let row = |last: Option<&Position>, counter, reading| {
-            Position::of_row("epoch", last, (counter, reading))
+    fn what_is_said_later_comes_later_and_a_row_before_the_records_that_follow() {
+        let said = |counter, opening, record: Option<&str>| {
+            let record = record.map(|record| Position::new("epoch", record));
+            Position::said("epoch", Opening { counter, opening }, record.as_ref())
         };
-        let first = row(None, 1, 1);
-        assert!(first.is_of_row() && record("1").is_after(&first));
-        let later = row(Some(&record("41")), 2, 9);
-        assert!(later.is_after(&record("41")) && record("42").is_after(&later));
-        assert!(row(Some(&later), 2, 10).is_after(&later), "read once more");
-        assert!(
-            row(Some(&later), 10, 1).is_after(&later),
-            "read by who led later"
-        );
+        let in_order = [
+            said(2, 1, None),
+            said(2, 1, Some("41")),
+            said(2, 1, Some("100")),
+            said(2, 2, None),
+            said(10, 1, None),
+            said(10, 1, Some("7")),
+        ];
+        assert!(in_order.is_sorted_by(|one, other| other.is_after(one)));
         // As it travels and comes back.
-        assert_eq!(Position::new("epoch", later.sequence()), later);
+        let travelled = Position::new("epoch", in_order[1].sequence());
+        assert_eq!(travelled, in_order[1]);
     }
 
     #[test]

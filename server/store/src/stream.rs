@@ -247,7 +247,8 @@ impl ChangeStream {
                 .map(|(id, from)| (id.to_owned(), from.clone()))
                 .collect();
             if next.is_empty() {
-                self.pending.is_at_tip = true;
+                // A shard that fails may hold what is newer than all that was read.
+                self.pending.is_at_tip = failure.is_none();
                 break;
             }
             let empty_pages = if self.has_been_at_tip { 1 } else { EMPTY_PAGES };

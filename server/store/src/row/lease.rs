@@ -2,7 +2,7 @@
 //!
 //! | `lease_key` | attributes |
 //! |---|---|
-//! | `leader` | `owner` S, empty when released; `address` S; `counter` N; `lasts_ms` N; `lasts_until` S, for people |
+//! | `leader` | `owner` S, empty when released; `address` S; `counter` N; `lasts_ms` N; `lasts_until` S, for people; `epoch` S, made with the row |
 //! | `checkpoint` | `epoch` S; `shards` M: shard id → `start`, `finished` or `after:SEQUENCE` |
 //! | `applied#EVENT` | `epoch` S and `sequence` S of the position, where it is known; `version` S, or `expires_at` N once the event ended |
 
@@ -40,7 +40,7 @@ pub(crate) const COUNTER: &str = "counter";
 pub(crate) const LASTS_MS: &str = "lasts_ms";
 /// When that ends by the owner's clock, for people.
 pub(crate) const UNTIL: &str = "lasts_until";
-const EPOCH: &str = "epoch";
+pub(crate) const EPOCH: &str = "epoch";
 const SHARDS: &str = "shards";
 const SEQUENCE: &str = "sequence";
 const VERSION: &str = "version";
@@ -82,6 +82,11 @@ fn leader(row: &Row) -> Result<LeaseRow, Unreadable> {
         address: required(row, ADDRESS)?.to_owned(),
         counter: number(COUNTER).ok_or_else(|| Unreadable(format!("{COUNTER} is no number")))?,
         lasts: Duration::from_millis(number(LASTS_MS).unwrap_or(0)),
+        epoch: row
+            .get(EPOCH)
+            .and_then(as_text)
+            .unwrap_or_default()
+            .to_owned(),
     })
 }
 

@@ -83,12 +83,12 @@ async fn progress_is_recorded_whole_and_read_back() {
     store.take_lease("one", "", LASTS, None).await.unwrap();
     let all: Vec<_> = (0..200).map(|event| applied(event, "7")).collect();
     store
-        .record_progress("one", &checkpoint("7"), &all)
+        .record_progress("one", Some(&checkpoint("7")), &all)
         .await
         .unwrap();
     let twice = [applied(1, "8"), applied(1, "9")];
     store
-        .record_progress("one", &checkpoint("9"), &twice)
+        .record_progress("one", Some(&checkpoint("9")), &twice)
         .await
         .unwrap();
     let progress = store.progress().await.unwrap();
@@ -101,10 +101,14 @@ async fn progress_is_recorded_whole_and_read_back() {
 #[tokio::test]
 async fn a_checkpoint_is_conditional_on_the_lease() {
     let (_embedded, store) = prepared().await;
-    assert_conflict(&store.record_progress("one", &checkpoint("1"), &[]).await);
+    assert_conflict(
+        &store
+            .record_progress("one", Some(&checkpoint("1")), &[])
+            .await,
+    );
     let held = store.take_lease("one", "", LASTS, None).await.unwrap();
     store
-        .record_progress("one", &checkpoint("1"), &[])
+        .record_progress("one", Some(&checkpoint("1")), &[])
         .await
         .unwrap();
     store
@@ -113,7 +117,7 @@ async fn a_checkpoint_is_conditional_on_the_lease() {
         .unwrap();
     assert_conflict(
         &store
-            .record_progress("one", &checkpoint("2"), &[applied(1, "2")])
+            .record_progress("one", Some(&checkpoint("2")), &[applied(1, "2")])
             .await,
     );
     let progress = store.progress().await.unwrap();
