@@ -2,6 +2,7 @@
 //! assertion about Touchline's behaviour lives here; those are in `tests/*.rs`.
 
 pub mod calls;
+pub mod dynamodb;
 pub mod fan;
 pub mod personalize;
 pub mod process;

@@ -1,13 +1,15 @@
-//! The two services as processes of their own against a DynamoDB endpoint, as they run on EKS.
+//! The two services as processes of their own against a DynamoDB endpoint, as they run on EKS: an
+//! embedded one, or the one that `TOUCHLINE_TEST_DYNAMODB` names.
 
 use std::net::SocketAddr;
 
 use anyhow::Result;
 use serde_json::json;
 use touchline_client::{Client, Situation};
-use touchline_store::embedded::{Embedded, Place};
 use touchline_tests::{
-    calls, eventually,
+    calls,
+    dynamodb::TestDynamodb,
+    eventually,
     fan::Fan,
     process::{Process, free_address},
     rows,
@@ -15,8 +17,7 @@ use touchline_tests::{
 
 /// A DynamoDB, and the addresses that the services are given.
 struct Installation {
-    dynamodb: Embedded,
-    endpoint: String,
+    dynamodb: TestDynamodb,
     grpc: SocketAddr,
     fans: SocketAddr,
 }
@@ -24,10 +25,8 @@ struct Installation {
 /// The flags are those that a chart would set, and nothing else.
 impl Installation {
     async fn new() -> Result<Self> {
-        let dynamodb = Embedded::start(Place::Memory, "127.0.0.1:0".parse()?).await?;
         Ok(Self {
-            endpoint: format!("http://{}", dynamodb.address()),
-            dynamodb,
+            dynamodb: TestDynamodb::start().await?,
             grpc: free_address()?,
             fans: free_address()?,
         })
@@ -35,7 +34,8 @@ impl Installation {
 
     async fn start_server(&self) -> Result<Process> {
         let flags = [
-            ("--dynamodb-endpoint", self.endpoint.clone()),
+            ("--dynamodb-endpoint", self.dynamodb.endpoint.clone()),
+            ("--region", self.dynamodb.region.clone()),
             ("--listen", self.grpc.to_string()),
             ("--catalog-refresh", "1s".to_owned()),
         ];
@@ -44,7 +44,8 @@ impl Installation {
 
     async fn start_push(&self) -> Result<Process> {
         let flags = [
-            ("--dynamodb-endpoint", self.endpoint.clone()),
+            ("--dynamodb-endpoint", self.dynamodb.endpoint.clone()),
+            ("--region", self.dynamodb.region.clone()),
             ("--server", self.server_url()),
             ("--listen", free_address()?.to_string()),
             ("--fans-listen", self.fans.to_string()),
@@ -91,7 +92,7 @@ async fn the_services_work_apart_and_end_in_order() -> Result<()> {
     let installation = Installation::new().await?;
     let server_process = installation.start_server().await?;
     let push_process = installation.start_push().await?;
-    let client = rows::dynamodb(&installation.endpoint);
+    let client = installation.dynamodb.client().await;
     tables_are_made(&client).await;
     for (item, item_type) in [("ITEM_ID_1", "PLAYER"), ("ITEM_ID_2", "GENERAL")] {
         let row = [
@@ -137,7 +138,7 @@ async fn the_push_adapter_starts_before_the_server_and_serves_when_it_comes() ->
     // SEED.md defect 15: the prototype's stream handler fails before the first connect.
     let installation = Installation::new().await?;
     let _push_process = installation.start_push().await?;
-    let client = rows::dynamodb(&installation.endpoint);
+    let client = installation.dynamodb.client().await;
     tables_are_made(&client).await;
     let mut fan = Fan::protocol_2(&installation.gateway(), "diego", "final").await?;
     rows::put_event(&client, "1", "GOAL", "FIRST-HALF-1", "1").await?;

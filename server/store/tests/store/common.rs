@@ -1,11 +1,14 @@
 //! A store over the real wire protocol, each test's own. Decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use futures::StreamExt;
 use touchline_store::{
     aws::AwsArgs,
-    embedded::{Embedded, Place},
+    embedded::{self, Embedded},
     event::{Attribute, EventState},
     ids::{ConnectionId, ConsumerId, ContentId, DeviceId, EventId},
     session::{Protocol, Registration, Session},
@@ -17,30 +20,90 @@ pub(crate) const SESSION_TABLE: &str = "rt_personalize_user_session_store";
 pub(crate) const ITEM_TABLE: &str = "rt_personalize_soccer_ux_item";
 pub(crate) const LEASE_TABLE: &str = "touchline_push_lease";
 
-/// An embedded DynamoDB in memory without tables, and a store over it.
-pub(crate) async fn bare() -> (Embedded, Store) {
+/// Names a DynamoDB to test against in place of the embedded one, such as
+/// `http://127.0.0.1:8000`. It must keep the tables of each region apart, as DynamoDB Local does
+/// without `-sharedDb`: each test has a region of its own.
+const DYNAMODB_VARIABLE: &str = "TOUCHLINE_TEST_DYNAMODB";
+
+/// The DynamoDB of one test.
+pub(crate) enum Dynamodb {
+    Embedded(Embedded),
+    Given { endpoint: String, region: String },
+}
+
+/// Where a store's tables are.
+pub(crate) trait Reachable {
+    fn aws(&self) -> AwsArgs;
+}
+
+impl Reachable for Embedded {
+    fn aws(&self) -> AwsArgs {
+        no_region(format!("http://{}", self.address()))
+    }
+}
+
+impl Reachable for Dynamodb {
+    fn aws(&self) -> AwsArgs {
+        match self {
+            Self::Embedded(embedded) => embedded.aws(),
+            Self::Given { endpoint, region } => AwsArgs {
+                region: Some(region.clone()),
+                dynamodb_endpoint: Some(endpoint.clone()),
+            },
+        }
+    }
+}
+
+impl Dynamodb {
+    async fn start() -> Self {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let Some(endpoint) = std::env::var_os(DYNAMODB_VARIABLE) else {
+            return Self::Embedded(embedded().await);
+        };
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        Self::Given {
+            endpoint: endpoint.into_string().unwrap(),
+            region: format!("test-{}-{number}", std::process::id()),
+        }
+    }
+}
+
+async fn embedded() -> Embedded {
     let listen = "127.0.0.1:0".parse().unwrap();
-    let embedded = Embedded::start(Place::Memory, listen).await.unwrap();
-    let store = store(&embedded).await;
-    (embedded, store)
+    Embedded::start(embedded::Place::Memory, listen)
+        .await
+        .unwrap()
+}
+
+/// A DynamoDB without tables, and a store over it.
+pub(crate) async fn bare() -> (Dynamodb, Store) {
+    let dynamodb = Dynamodb::start().await;
+    let store = store(&dynamodb).await;
+    (dynamodb, store)
 }
 
 /// The same with all tables as Touchline makes them.
-pub(crate) async fn prepared() -> (Embedded, Store) {
-    let (embedded, store) = bare().await;
+pub(crate) async fn prepared() -> (Dynamodb, Store) {
+    let (dynamodb, store) = bare().await;
+    store.prepare().await.unwrap();
+    (dynamodb, store)
+}
+
+/// As [`prepared`] but on the embedded engine whatever is given, for tests that stop it or have it
+/// sweep: no other lets them.
+pub(crate) async fn prepared_embedded() -> (Embedded, Store) {
+    let embedded = embedded().await;
+    let store = store(&embedded).await;
     store.prepare().await.unwrap();
     (embedded, store)
 }
 
-pub(crate) async fn store(embedded: &Embedded) -> Store {
-    Store::connect(&args(embedded)).await
-}
-
-pub(crate) fn args(embedded: &Embedded) -> StoreArgs {
-    StoreArgs {
-        aws: no_region(format!("http://{}", embedded.address())),
+pub(crate) async fn store(place: &impl Reachable) -> Store {
+    let args = StoreArgs {
+        aws: place.aws(),
         names: names(),
-    }
+    };
+    Store::connect(&args).await
 }
 
 pub(crate) fn no_region(endpoint: String) -> AwsArgs {
@@ -60,10 +123,11 @@ pub(crate) fn names() -> TableNames {
 }
 
 /// A client that knows nothing of Touchline.
-pub(crate) async fn dynamodb(embedded: &Embedded) -> aws_sdk_dynamodb::Client {
-    let endpoint = format!("http://{}", embedded.address());
+pub(crate) async fn dynamodb(place: &impl Reachable) -> aws_sdk_dynamodb::Client {
+    let aws = place.aws();
+    let (region, endpoint) = (aws.region.as_deref(), aws.dynamodb_endpoint.as_deref());
     let timeout = std::time::Duration::from_secs(5);
-    let config = touchline_store::aws::sdk_config(None, Some(&endpoint), timeout).await;
+    let config = touchline_store::aws::sdk_config(region, endpoint, timeout).await;
     aws_sdk_dynamodb::Client::new(&config)
 }
 

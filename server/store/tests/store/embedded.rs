@@ -1,4 +1,5 @@
-//! The embedded DynamoDB as its user sees it.
+//! The embedded DynamoDB as its user sees it: it is what is tested here, whatever
+//! `TOUCHLINE_TEST_DYNAMODB` says.
 
 use std::{
     io::{BufRead, BufReader, ErrorKind},
@@ -13,7 +14,8 @@ use touchline_store::{
     embedded::{Embedded, Place},
 };
 
-use crate::common::{event_id, join, reached, state, store};
+use crate::common::{audience, dynamodb, event_id, join, prepared_embedded, reached, state, store};
+use crate::sessions::expire;
 
 fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
@@ -90,6 +92,17 @@ async fn two_in_memory_have_nothing_in_common() {
     store(&one).await.prepare().await.unwrap();
     let report = store(&two).await.prepare().await.unwrap();
     assert_eq!(report.created.len(), 4);
+}
+
+#[tokio::test]
+async fn a_sweep_takes_what_has_expired_and_nothing_else() {
+    let (embedded, store) = prepared_embedded().await;
+    join(&store, "a", "ana", "final").await;
+    assert_eq!(embedded.sweep_ttl().await.unwrap(), 0);
+    expire(&dynamodb(&embedded).await, "a").await;
+    assert_eq!(audience(&store, &["final"]).await, ([].into(), 1));
+    assert_eq!(embedded.sweep_ttl().await.unwrap(), 1);
+    assert_eq!(audience(&store, &["final"]).await, ([].into(), 0));
 }
 
 /// Names the folder that [`writes_until_it_is_killed`] writes to, when it is run to be killed.

@@ -1,4 +1,5 @@
-//! The store over the real DynamoDB wire protocol, each test on an embedded DynamoDB of its own.
+//! The store over the real DynamoDB wire protocol, each test on tables of its own: those of an
+//! embedded DynamoDB, or of the one that `TOUCHLINE_TEST_DYNAMODB` names.
 #![allow(
     clippy::unwrap_used,
     reason = "a test says what it expects by unwrapping"

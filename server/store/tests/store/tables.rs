@@ -6,14 +6,14 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
     ScalarAttributeType, StreamSpecification, StreamViewType, TableDescription,
 };
-use touchline_store::{Error, embedded::Embedded};
+use touchline_store::Error;
 
 use crate::common::{
-    EVENT_TABLE, ITEM_TABLE, LEASE_TABLE, SESSION_TABLE, audience, bare, dynamodb, join, prepared,
-    reached, store,
+    Dynamodb, EVENT_TABLE, ITEM_TABLE, LEASE_TABLE, SESSION_TABLE, audience, bare, dynamodb, join,
+    prepared_embedded, reached, store,
 };
 
-async fn make_table(embedded: &Embedded, table: &str, key: &str, view: Option<StreamViewType>) {
+async fn make_table(place: &Dynamodb, table: &str, key: &str, view: Option<StreamViewType>) {
     let definition = AttributeDefinition::builder()
         .attribute_name(key)
         .attribute_type(ScalarAttributeType::S)
@@ -31,7 +31,7 @@ async fn make_table(embedded: &Embedded, table: &str, key: &str, view: Option<St
             .build()
             .unwrap()
     });
-    dynamodb(embedded)
+    dynamodb(place)
         .await
         .create_table()
         .table_name(table)
@@ -45,21 +45,21 @@ async fn make_table(embedded: &Embedded, table: &str, key: &str, view: Option<St
 }
 
 /// The three tables as the prototype's template makes them: no index, no TTL, no lease table.
-pub(crate) async fn make_prototype_tables(embedded: &Embedded) {
+pub(crate) async fn make_prototype_tables(place: &Dynamodb) {
     let view = Some(StreamViewType::NewAndOldImages);
-    make_table(embedded, EVENT_TABLE, "event_id", view).await;
-    make_table(embedded, SESSION_TABLE, "session_id", None).await;
-    make_table(embedded, ITEM_TABLE, "item_id", None).await;
+    make_table(place, EVENT_TABLE, "event_id", view).await;
+    make_table(place, SESSION_TABLE, "session_id", None).await;
+    make_table(place, ITEM_TABLE, "item_id", None).await;
 }
 
-async fn describe(embedded: &Embedded, table: &str) -> TableDescription {
-    let client = dynamodb(embedded).await;
+async fn describe(place: &Dynamodb, table: &str) -> TableDescription {
+    let client = dynamodb(place).await;
     let described = client.describe_table().table_name(table).send().await;
     described.unwrap().table.unwrap()
 }
 
-async fn ttl_attribute(embedded: &Embedded) -> Option<String> {
-    let client = dynamodb(embedded).await;
+async fn ttl_attribute(place: &Dynamodb) -> Option<String> {
+    let client = dynamodb(place).await;
     let described = client.describe_time_to_live().table_name(SESSION_TABLE);
     let described = described.send().await.unwrap();
     described.time_to_live_description.unwrap().attribute_name
@@ -67,7 +67,7 @@ async fn ttl_attribute(embedded: &Embedded) -> Option<String> {
 
 #[tokio::test]
 async fn tables_that_are_absent_are_made_as_the_prototypes_and_with_index_and_ttl() {
-    let (embedded, store) = bare().await;
+    let (place, store) = bare().await;
     let report = store.prepare().await.unwrap();
     assert_eq!(
         report.created,
@@ -80,16 +80,16 @@ async fn tables_that_are_absent_are_made_as_the_prototypes_and_with_index_and_tt
         (ITEM_TABLE, "item_id"),
         (LEASE_TABLE, "lease_key"),
     ] {
-        let described = describe(&embedded, table).await;
+        let described = describe(&place, table).await;
         let keys = described.key_schema();
         assert_eq!((keys.len(), keys[0].attribute_name()), (1, key));
         let billing = described.billing_mode_summary.unwrap();
         assert_eq!(billing.billing_mode, Some(BillingMode::PayPerRequest));
     }
-    let stream = describe(&embedded, EVENT_TABLE).await.stream_specification;
+    let stream = describe(&place, EVENT_TABLE).await.stream_specification;
     let view = stream.unwrap().stream_view_type;
     assert_eq!(view, Some(StreamViewType::NewAndOldImages));
-    let session = describe(&embedded, SESSION_TABLE).await;
+    let session = describe(&place, SESSION_TABLE).await;
     assert!(
         session
             .stream_specification
@@ -104,18 +104,15 @@ async fn tables_that_are_absent_are_made_as_the_prototypes_and_with_index_and_tt
         .map(KeySchemaElement::attribute_name)
         .collect();
     assert_eq!(keys, ["audience_key", "registered_at"]);
-    assert_eq!(
-        ttl_attribute(&embedded).await.as_deref(),
-        Some("expires_at")
-    );
+    assert_eq!(ttl_attribute(&place).await.as_deref(), Some("expires_at"));
     let again = store.prepare().await.unwrap();
     assert!(again.created.is_empty() && again.advice.is_empty());
 }
 
 #[tokio::test]
 async fn two_that_prepare_at_once_both_succeed() {
-    let (embedded, one) = bare().await;
-    let two = store(&embedded).await;
+    let (place, one) = bare().await;
+    let two = store(&place).await;
     let (first, second) = tokio::join!(one.prepare(), two.prepare());
     assert_eq!(
         first.unwrap().created.len() + second.unwrap().created.len(),
@@ -125,9 +122,9 @@ async fn two_that_prepare_at_once_both_succeed() {
 
 #[tokio::test]
 async fn a_prototypes_table_is_never_altered_unasked_and_the_advice_names_the_upgrade() {
-    let (embedded, store) = bare().await;
-    make_prototype_tables(&embedded).await;
-    let before = describe(&embedded, SESSION_TABLE).await;
+    let (place, store) = bare().await;
+    make_prototype_tables(&place).await;
+    let before = describe(&place, SESSION_TABLE).await;
     let report = store.prepare().await.unwrap();
     assert_eq!(report.created, [LEASE_TABLE]);
     assert_eq!(report.advice.len(), 2);
@@ -136,21 +133,21 @@ async fn a_prototypes_table_is_never_altered_unasked_and_the_advice_names_the_up
     }
     join(&store, "a", "ana", "final").await;
     assert_eq!(reached(&store, &["final"]).await, ["a"]);
-    let after = describe(&embedded, SESSION_TABLE).await;
+    let after = describe(&place, SESSION_TABLE).await;
     assert_eq!(
         after.global_secondary_indexes,
         before.global_secondary_indexes
     );
     assert_eq!(after.attribute_definitions, before.attribute_definitions);
-    assert_eq!(ttl_attribute(&embedded).await, None);
+    assert_eq!(ttl_attribute(&place).await, None);
 }
 
 #[tokio::test]
 async fn upgrading_a_prototypes_table_is_idempotent_and_changes_no_audience() {
-    let (embedded, store) = bare().await;
-    make_prototype_tables(&embedded).await;
+    let (place, store) = bare().await;
+    make_prototype_tables(&place).await;
     store.prepare().await.unwrap();
-    let client = dynamodb(&embedded).await;
+    let client = dynamodb(&place).await;
     let text = |text: &str| AttributeValue::S(text.to_owned());
     for (session, consumer, content) in [
         ("old", text("ana"), text("final")),
@@ -188,10 +185,7 @@ async fn upgrading_a_prototypes_table_is_idempotent_and_changes_no_audience() {
     let steps = told.lock().unwrap().join("\n");
     assert!(steps.contains("3 given their audience_key"), "{steps}");
     assert!(steps.contains("index audience is active"), "{steps}");
-    assert_eq!(
-        ttl_attribute(&embedded).await.as_deref(),
-        Some("expires_at")
-    );
+    assert_eq!(ttl_attribute(&place).await.as_deref(), Some("expires_at"));
     let scan = || async {
         let scanned = client.scan().table_name(SESSION_TABLE).send().await;
         let mut rows = scanned.unwrap().items.unwrap();
@@ -229,8 +223,8 @@ async fn a_table_that_cannot_work_is_named_with_what_mends_it_and_left_alone() {
         (ITEM_TABLE, "id", None, "item_id"),
         (LEASE_TABLE, "id", None, "lease_key"),
     ] {
-        let (embedded, store) = bare().await;
-        make_table(&embedded, table, key, view).await;
+        let (place, store) = bare().await;
+        make_table(&place, table, key, view).await;
         let error = store.prepare().await.unwrap_err();
         let message = error.to_string();
         assert!(matches!(error, Error::Misconfigured { .. }), "{message}");
@@ -239,15 +233,16 @@ async fn a_table_that_cannot_work_is_named_with_what_mends_it_and_left_alone() {
             "{message}"
         );
         assert_eq!(
-            describe(&embedded, table).await.key_schema()[0].attribute_name(),
+            describe(&place, table).await.key_schema()[0].attribute_name(),
             key
         );
     }
 }
 
+/// On the embedded engine alone, since a test can stop no other.
 #[tokio::test]
 async fn an_endpoint_where_nobody_listens_is_unavailable() {
-    let (embedded, store) = prepared().await;
+    let (embedded, store) = prepared_embedded().await;
     embedded.stop().await;
     let error = store.prepare().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
