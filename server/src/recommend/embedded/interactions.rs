@@ -96,7 +96,6 @@ pub(super) struct Rows<R> {
     left: Rc<Cell<usize>>,
     columns: Columns,
     record: StringRecord,
-    row_starts: u64,
 }
 
 impl<R: io::Read> Rows<R> {
@@ -119,20 +118,22 @@ impl<R: io::Read> Rows<R> {
             left,
             columns,
             record: StringRecord::new(),
-            row_starts: 0,
         })
     }
 
     /// The next row; `None` at the end.
     pub(super) fn next(&mut self) -> Option<Result<Row, Problem>> {
+        let passed = self.pass()?;
+        let line = self.record.position().map_or(0, Position::line);
+        Some(passed.and_then(|()| self.columns.row(&self.record, line)))
+    }
+
+    /// Reads past the next row, of which only the number of columns is checked; `None` at the end.
+    pub(super) fn pass(&mut self) -> Option<Result<(), Problem>> {
         self.left.set(ROW_BYTES_MAX);
-        self.row_starts = self.reader.position().byte();
         match self.reader.read_record(&mut self.record) {
             Ok(false) => None,
-            Ok(true) => {
-                let line = self.record.position().map_or(0, Position::line);
-                Some(self.columns.row(&self.record, line))
-            }
+            Ok(true) => Some(Ok(())),
             Err(error) => {
                 let line = self.reader.position().line();
                 Some(Err(csv_problem(&error, line, &self.columns.names)))
@@ -140,9 +141,9 @@ impl<R: io::Read> Rows<R> {
         }
     }
 
-    /// Where the row that was read last begins, in bytes.
-    pub(super) fn row_starts(&self) -> u64 {
-        self.row_starts
+    /// Where the next row begins, in bytes.
+    pub(super) fn next_starts(&self) -> u64 {
+        self.reader.position().byte()
     }
 }
 
