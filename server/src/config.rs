@@ -8,6 +8,9 @@ use touchline_store::event::DEFAULT_CONTEXT_KEYS;
 
 use crate::recommend::{personalize::PersonalizeConfig, serving::RemoteLimits};
 
+/// Interactions that the feedback file keeps: some 200 MB.
+const FEEDBACK_MAX: usize = 1_000_000;
+
 /// Who ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RecommenderKind {
@@ -43,10 +46,19 @@ pub struct ServerArgs {
     /// context columns [default: none]
     #[arg(long, env = "TOUCHLINE_INTERACTIONS", value_name = "FILE")]
     pub interactions: Option<PathBuf>,
-    /// File that keeps what RecordInteractions is told, for the embedded ranker [default: kept in
-    /// memory only]
+    /// File that keeps what RecordInteractions is told, for the embedded ranker; its folder must be
+    /// writable, as FILE.lock and FILE.new stand beside it [default: kept in memory only]
     #[arg(long, env = "TOUCHLINE_FEEDBACK", value_name = "FILE")]
     pub feedback: Option<PathBuf>,
+    /// Interactions that the feedback file keeps, the newest ones, 1 to 10,000,000; older ones are
+    /// left out from time to time, when there are a quarter more
+    #[arg(
+        long,
+        env = "TOUCHLINE_FEEDBACK_MAX",
+        default_value_t = FEEDBACK_MAX,
+        value_name = "COUNT"
+    )]
+    pub feedback_max: usize,
     /// The Personalize campaign to ask; needed with --recommender personalize
     #[arg(long, env = "TOUCHLINE_CAMPAIGN_ARN", value_name = "ARN")]
     pub campaign_arn: Option<String>,
@@ -148,6 +160,7 @@ impl Default for ServerArgs {
             recommender: RecommenderKind::Embedded,
             interactions: None,
             feedback: None,
+            feedback_max: FEEDBACK_MAX,
             campaign_arn: None,
             personalize_region: None,
             personalize_endpoint: None,
@@ -201,6 +214,7 @@ impl ServerArgs {
         let concurrency = self.personalize_concurrency;
         count("--personalize-concurrency", concurrency, 10_000)?;
         count("--num-results", self.num_results as usize, 500)?;
+        count("--feedback-max", self.feedback_max, 10_000_000)?;
         count("--max-calls", self.max_calls, 1_000_000)?;
         count("--max-batches", self.max_batches, 10_000)?;
         count("--max-watches", self.max_watches, 1_000_000)?;
@@ -362,6 +376,10 @@ mod tests {
                 "--default-deadline 0s: 10ms to",
             ),
             (&["--max-calls", "0"], "--max-calls 0: 1 to 1000000"),
+            (
+                &["--feedback-max", "0"],
+                "--feedback-max 0: 1 to 10000000 is accepted",
+            ),
             (
                 &["--interactions", "/no/such"],
                 "--interactions /no/such: a file",

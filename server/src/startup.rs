@@ -32,7 +32,7 @@ use crate::{
     layers::AdmitLayer,
     listener,
     recommend::{
-        embedded::{EmbeddedConfig, EmbeddedRecommender},
+        embedded::{EmbeddedConfig, EmbeddedRecommender, FeedbackConfig},
         personalize::PersonalizeRecommender,
         serving::Rankings,
     },
@@ -96,7 +96,7 @@ pub async fn start(
 ) -> anyhow::Result<Running> {
     args.validate()?;
     let counters = Arc::new(Counters::default());
-    let (catalog, rankings) = recommender(&args, &store, &counters).await?;
+    let (catalog, rankings, ranker) = recommender(&args, &store, &counters).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; --listen chooses another address",
@@ -137,6 +137,10 @@ pub async fn start(
     };
     tasks.spawn(events.clone().keep_following(shutdown.clone()));
     tasks.spawn(events.clone().keep_polling(shutdown.clone()));
+    if let Some(ranker) = ranker {
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move { ranker.keep_compact(shutdown).await });
+    }
     let refresh = args.catalog_refresh;
     tasks.spawn(async move {
         let loading = load(&store, &catalog, &health, &ready);
@@ -159,31 +163,43 @@ pub async fn start(
     })
 }
 
-/// The catalog and what ranks its items.
+/// The catalog, what ranks its items, and the ranker where that is this process.
 async fn recommender(
     args: &ServerArgs,
     store: &Store,
     counters: &Arc<Counters>,
-) -> anyhow::Result<(Arc<CatalogCache>, Arc<Rankings>)> {
+) -> anyhow::Result<(
+    Arc<CatalogCache>,
+    Arc<Rankings>,
+    Option<Arc<EmbeddedRecommender>>,
+)> {
     let catalog = |on_change| CatalogCache::new(store.clone(), counters.clone(), on_change);
     Ok(match args.recommender {
         RecommenderKind::Embedded => {
             let config = EmbeddedConfig {
                 interactions: args.interactions.clone(),
-                feedback: args.feedback.clone(),
+                feedback: args.feedback.clone().map(|path| FeedbackConfig {
+                    path,
+                    max: args.feedback_max,
+                }),
             };
             // Learning from a large file takes a while, and others share the runtime.
             let opened = spawn_blocking(move || EmbeddedRecommender::open(&config)).await;
             let ranker = Arc::new(opened.context("the embedded ranker did not open")??);
             let rankings = Rankings::direct(ranker.clone(), counters.clone());
-            let catalog = catalog(Box::new(move |items| ranker.set_items(items)));
-            (Arc::new(catalog), Arc::new(rankings))
+            let learner = ranker.clone();
+            let catalog = catalog(Box::new(move |items| learner.set_items(items)));
+            (Arc::new(catalog), Arc::new(rankings), Some(ranker))
         }
         RecommenderKind::Personalize => {
             let campaign = PersonalizeRecommender::connect(&args.personalize()?).await;
             let limits = args.remote_limits();
             let rankings = Rankings::remote(Arc::new(campaign), limits, counters.clone());
-            (Arc::new(catalog(Box::new(|_| {}))), Arc::new(rankings))
+            (
+                Arc::new(catalog(Box::new(|_| {}))),
+                Arc::new(rankings),
+                None,
+            )
         }
     })
 }

@@ -8,15 +8,21 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::{
+    sync::{Mutex, Notify},
+    task::spawn_blocking,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
 use touchline_store::{event::Context, item::Item};
 
 use self::{
-    feedback::{FeedbackFile, Seen},
     interactions::{Row, Rows},
+    journal::{Journal, compact},
     model::Model,
     scoring::{Catalog, Lifts, Scorer},
 };
@@ -26,9 +32,11 @@ use super::{
 
 mod feedback;
 mod interactions;
+mod journal;
 mod model;
 mod natural;
 mod scoring;
+mod seen;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +46,8 @@ pub use self::interactions::InteractionsError;
 const FILE_WEIGHT: u32 = 1;
 /// The same for what was recorded: it is fresh, and a consumer should see that it was heard.
 const FEEDBACK_WEIGHT: u32 = 5;
+/// Pause after the feedback file could not be made smaller.
+const COMPACT_AGAIN: Duration = Duration::from_mins(1);
 
 /// What the embedded ranker learns from.
 #[derive(Debug, Clone, Default)]
@@ -45,8 +55,17 @@ pub struct EmbeddedConfig {
     /// A CSV file in Personalize's interactions schema (USER_ID, ITEM_ID, TIMESTAMP, EVENT_TYPE, in
     /// any order); every further column is a context key.
     pub interactions: Option<PathBuf>,
-    /// Keeps what is recorded, made when it does not exist; `None`: kept in memory only.
-    pub feedback: Option<PathBuf>,
+    /// Keeps what is recorded; `None`: kept in memory only.
+    pub feedback: Option<FeedbackConfig>,
+}
+
+/// Where what is recorded is kept.
+#[derive(Debug, Clone)]
+pub struct FeedbackConfig {
+    /// A file, made when it does not exist. Its folder must be one that can be written to.
+    pub path: PathBuf,
+    /// The newest so many interactions are kept.
+    pub max: usize,
 }
 
 /// Ranks by what was learned so far.
@@ -56,18 +75,14 @@ pub struct EmbeddedRecommender {
     /// Held while interactions are written and learned, so that only one thread ever waits for the
     /// disk.
     journal: Arc<Mutex<Journal>>,
+    /// The feedback file has become too large.
+    exceeded: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
 struct Learned {
     model: Model,
     catalog: Catalog,
-}
-
-#[derive(Debug, Default)]
-struct Journal {
-    seen: Seen,
-    file: Option<FeedbackFile>,
 }
 
 impl EmbeddedRecommender {
@@ -79,28 +94,18 @@ impl EmbeddedRecommender {
             let rows = learn_file(path, &mut model)?;
             tracing::info!(path = %path.display(), rows, "learned interactions");
         }
-        let mut journal = Journal::default();
-        if let Some(path) = &config.feedback {
-            let (mut rows, mut duplicates) = (0_usize, 0_usize);
-            let (file, cut_bytes) = FeedbackFile::open(path, |row: Row| {
-                if journal.seen.insert(&row.interaction_id) {
-                    rows += 1;
-                    model.learn(
-                        &row.consumer_id,
-                        &row.item_id,
-                        &row.context,
-                        FEEDBACK_WEIGHT,
-                    );
-                } else {
-                    duplicates += 1;
-                }
-            })?;
-            journal.file = Some(file);
-            tracing::info!(path = %path.display(), rows, duplicates, "learned feedback");
-            if cut_bytes > 0 {
-                tracing::warn!(path = %path.display(), cut_bytes, "cut off a torn last row");
-            }
-        }
+        let journal = match &config.feedback {
+            Some(feedback) => Journal::open(feedback, |row| {
+                let Row {
+                    consumer_id,
+                    item_id,
+                    context,
+                    ..
+                } = row;
+                model.learn(&consumer_id, &item_id, &context, FEEDBACK_WEIGHT);
+            })?,
+            None => Journal::default(),
+        };
         let learned = Learned {
             model,
             catalog: Catalog::default(),
@@ -108,6 +113,7 @@ impl EmbeddedRecommender {
         Ok(Self {
             learned: Arc::new(RwLock::new(learned)),
             journal: Arc::new(Mutex::new(journal)),
+            exceeded: Arc::default(),
         })
     }
 
@@ -115,6 +121,26 @@ impl EmbeddedRecommender {
     pub fn set_items(&self, items: &[Item]) {
         let mut learned = write(&self.learned);
         learned.catalog = Catalog::new(items, &mut learned.model);
+    }
+
+    /// Keeps the feedback file within its bound, in the background, until shutdown. When this returns
+    /// nobody touches the file but who records.
+    pub async fn keep_compact(&self, shutdown: CancellationToken) {
+        loop {
+            let (journal, stop) = (self.journal.clone(), shutdown.clone());
+            let compacting = spawn_blocking(move || compact(&journal, || stop.is_cancelled()));
+            let compacted = compacting.await;
+            let next = async {
+                if let Err(error) = compacted.unwrap_or_else(|panic| Err(panic.into())) {
+                    tracing::warn!(%error, "the feedback file cannot be made smaller yet");
+                    sleep(COMPACT_AGAIN).await;
+                }
+                self.exceeded.notified().await;
+            };
+            if shutdown.run_until_cancelled(next).await.is_none() {
+                return;
+            }
+        }
     }
 
     fn rank_now(&self, queries: &[Query]) -> Vec<Result<Ranking, RecommendError>> {
@@ -163,50 +189,29 @@ impl Recommender for EmbeddedRecommender {
         let mut journal = self.journal.clone().lock_owned().await;
         let learned = self.learned.clone();
         let interactions = interactions.to_vec();
+        let exceeded = self.exceeded.clone();
         // It runs to its end even if the caller goes away: what is in the file is learned too.
-        let recording = spawn_blocking(move || journal.record(&interactions, &learned));
+        let recording = spawn_blocking(move || {
+            let recorded = journal.record(&interactions, |new| {
+                let mut learned = write(&learned);
+                for interaction in new {
+                    learned.model.learn(
+                        &interaction.consumer_id,
+                        &interaction.item_id,
+                        &interaction.context,
+                        FEEDBACK_WEIGHT,
+                    );
+                }
+            });
+            if journal.is_exceeded() {
+                exceeded.notify_one();
+            }
+            recorded
+        });
         recording.await.map_err(|error| {
             tracing::error!(%error, "recording feedback failed");
             RecommendError::Unavailable("recording failed".to_owned())
         })?
-    }
-}
-
-impl Journal {
-    /// Writes what is new, then learns it.
-    fn record(
-        &mut self,
-        interactions: &[Interaction],
-        learned: &RwLock<Learned>,
-    ) -> Result<Recorded, RecommendError> {
-        let mut of_call = Seen::default();
-        let new: Vec<&Interaction> = interactions
-            .iter()
-            .filter(|interaction| {
-                let id = &interaction.interaction_id;
-                !self.seen.contains(id) && of_call.insert(id)
-            })
-            .collect();
-        if let Some(file) = &mut self.file {
-            let written = file.write(&new);
-            written.map_err(|error| {
-                RecommendError::Unavailable(format!("feedback cannot be kept: {error}"))
-            })?;
-        }
-        let mut learned = write(learned);
-        for interaction in &new {
-            self.seen.insert(&interaction.interaction_id);
-            learned.model.learn(
-                &interaction.consumer_id,
-                &interaction.item_id,
-                &interaction.context,
-                FEEDBACK_WEIGHT,
-            );
-        }
-        Ok(Recorded {
-            recorded: new.len(),
-            duplicates: interactions.len() - new.len(),
-        })
     }
 }
 

@@ -3,8 +3,10 @@
 use tonic::Code;
 use touchline_proto::v1::{Interaction, RecordInteractionsRequest};
 
+use touchline_server::ServerArgs;
+
 use crate::{
-    harness::{Server, event, item, reason, refused_fields},
+    harness::{Server, event, item, reason, refused_fields, until},
     standin::Standin,
 };
 
@@ -44,6 +46,37 @@ async fn interactions_are_recorded() {
 }
 
 #[tokio::test]
+async fn a_server_keeps_the_newest_feedback_and_a_restarted_one_knows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("feedback.csv");
+    let args = ServerArgs {
+        feedback: Some(path.clone()),
+        feedback_max: 100,
+        ..ServerArgs::default()
+    };
+    let server = Server::with(args.clone()).await;
+    let numbered = |number: u32| Interaction {
+        interaction_id: number.to_string(),
+        ..tap("a1")
+    };
+    let request = record((0..500).map(numbered).collect());
+    server
+        .feedback()
+        .record_interactions(request)
+        .await
+        .unwrap();
+    until(|| async { std::fs::read_to_string(&path).unwrap().lines().count() == 101 }).await;
+    server.stop().await;
+
+    let server = Server::with(args).await;
+    let request = record((399..500).map(numbered).collect());
+    let answer = server.feedback().record_interactions(request).await;
+    let answer = answer.unwrap().into_inner();
+    assert_eq!((answer.recorded, answer.duplicates), (1, 100));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_item_that_was_added_a_moment_ago_is_known() {
     let server = Server::embedded().await;
     let unknown = server
@@ -61,7 +94,7 @@ async fn an_item_that_was_added_a_moment_ago_is_known() {
         .put_items(&new, &[], &|_| {})
         .await
         .unwrap();
-    crate::harness::until(|| async {
+    until(|| async {
         let request = record(vec![tap("new")]);
         server.feedback().record_interactions(request).await.is_ok()
     })

@@ -1,130 +1,181 @@
-//! What consumers did, kept in a file that is only ever appended to: it outlives a crash of this
-//! process (not one of the machine: it is not synced). Knows which interactions it has seen lately,
-//! and not what is learned from them.
+//! What consumers did, kept in a file that is appended to: it outlives a crash of this process (not
+//! one of the machine: it is not synced). It keeps the newest so many interactions; [`compaction`]
+//! leaves the older ones out. Does not know what is learned from them.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    ffi::OsString,
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
-
-use super::interactions::{InteractionsError, Problem, Row, Rows};
+use super::interactions::{InteractionsError, Problem, ROW_BYTES_MAX, Row, Rows};
 use crate::recommend::Interaction;
+
+pub(super) mod compaction;
+#[cfg(test)]
+mod tests;
 
 /// The feedback file's columns. The last one holds no line break, so a row that ends in one is
 /// whole; it is an object, as every interaction may have other context keys.
 const HEADER: &str = "INTERACTION_ID,USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,CONTEXT\n";
-/// The file takes nothing more beyond this.
-const FILE_BYTES_MAX: u64 = 4 << 30;
-/// Interaction ids that are remembered.
-pub(super) const SEEN_MAX: usize = 100_000;
+/// What is kept has at most this size, however few interactions it is.
+const KEPT_BYTES_MAX: u64 = 2 << 30;
 
-/// Interaction ids that were recorded lately, by their hash: the oldest make room.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    order: VecDeque<[u8; 16]>,
-    known: HashSet<[u8; 16]>,
+/// How much of a feedback file is kept: the newest interactions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    rows: u64,
+    bytes: u64,
 }
 
-impl Seen {
-    /// Remembers an id; false: it was known. The empty id is never known.
-    pub(super) fn insert(&mut self, interaction_id: &str) -> bool {
-        if interaction_id.is_empty() {
-            return true;
+impl Kept {
+    /// The newest so many interactions.
+    pub(super) fn newest(rows: usize) -> Self {
+        Self {
+            rows: rows as u64,
+            bytes: KEPT_BYTES_MAX,
         }
-        let id = Self::digest(interaction_id);
-        if !self.known.insert(id) {
-            return false;
-        }
-        self.order.push_back(id);
-        if self.order.len() > SEEN_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
     }
 
-    /// Whether an id is known.
-    pub(super) fn contains(&self, interaction_id: &str) -> bool {
-        !interaction_id.is_empty() && self.known.contains(&Self::digest(interaction_id))
+    /// Whether a file of this size is to be made smaller: not at each row too many.
+    fn is_exceeded(self, rows: u64, bytes: u64) -> bool {
+        rows > self.rows + (self.rows / 4).max(1) || bytes > self.bytes + self.bytes / 4
     }
 
-    fn digest(interaction_id: &str) -> [u8; 16] {
-        let hash = Sha256::digest(interaction_id.as_bytes());
-        std::array::from_fn(|place| hash[place])
+    /// Size of a file that takes nothing more. Only one that cannot be made smaller gets there.
+    fn full_bytes(self) -> u64 {
+        self.bytes * 2
+    }
+
+    /// Reads past the rows that are not kept of a file of this size; says how many they were.
+    fn pass_over<R: Read>(
+        self,
+        reader: &mut Rows<R>,
+        rows: u64,
+        bytes: u64,
+    ) -> Result<u64, Problem> {
+        let mut passed = 0;
+        while rows - passed > self.rows || bytes - reader.next_starts() > self.bytes {
+            match reader.pass() {
+                Some(read) => read?,
+                None => break,
+            }
+            passed += 1;
+        }
+        Ok(passed)
     }
 }
 
-/// The file, open for appending and locked: two processes would cut off each other's rows.
+/// Why interactions are not in the file: none of a call is.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// A row that could not be read again.
+    #[error("an interaction takes {bytes} bytes; at most {ROW_BYTES_MAX} are kept")]
+    TooLong {
+        /// What it takes as a row.
+        bytes: usize,
+    },
+    /// The system refuses.
+    #[error("feedback cannot be kept: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The file, open for appending.
 #[derive(Debug)]
 pub(super) struct FeedbackFile {
+    path: PathBuf,
     file: File,
-    /// Whole rows end here.
+    /// Two processes would cut off each other's rows. Beside the file, as that one is replaced.
+    _lock: File,
+    kept: Kept,
+    /// Whole rows.
+    rows: u64,
+    /// They end here.
     length: u64,
     length_max: u64,
 }
 
+/// What was found on opening.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The file.
+    pub(super) file: FeedbackFile,
+    /// Older rows, which are not learned as they are not kept any longer.
+    pub(super) passed_over: u64,
+    /// Bytes of a last row that is not whole, left by a crash in the middle of a write: cut off.
+    pub(super) cut_bytes: u64,
+}
+
 impl FeedbackFile {
-    /// Opens or makes the file and hands each row that it holds to `learn`. Says how many bytes of
-    /// a last row that is not whole, left by a crash in the middle of a write, were cut off.
+    /// Opens or makes the file and hands each row that is kept to `learn`.
     pub(super) fn open(
         path: &Path,
+        kept: Kept,
         learn: impl FnMut(Row),
-    ) -> Result<(Self, u64), InteractionsError> {
-        let io = |doing| {
-            move |source| InteractionsError::Io {
-                path: path.to_owned(),
-                doing,
-                source,
-            }
-        };
+    ) -> Result<Opened, InteractionsError> {
+        let io = |doing| io_error(path, doing);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(path).map_err(io("cannot be opened"))?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::Error(source) => io("cannot be locked")(source),
-            TryLockError::WouldBlock => io("cannot be locked")(io::Error::new(
-                io::ErrorKind::WouldBlock,
-                "somebody else keeps feedback there",
-            )),
-        })?;
+        options.open(path).map_err(io("cannot be opened"))?;
+        // Where a link points to is what is replaced.
+        let target = path.canonicalize().map_err(io("cannot be found"))?;
+        let lock = lock(&target).map_err(io("cannot be locked"))?;
+        compaction::remove_remains(&target).map_err(io("cannot be rid of its unfinished copy"))?;
+        let file = options.open(&target).map_err(io("cannot be opened"))?;
         let mut opened = Self {
+            path: target,
+            _lock: lock,
+            kept,
+            rows: 0,
             length: last_line_end(&file).map_err(io("cannot be read"))?,
-            length_max: FILE_BYTES_MAX,
+            length_max: kept.full_bytes(),
             file,
         };
         let found = opened.file.metadata().map_err(io("cannot be read"))?.len();
         opened.check_header(path)?;
-        opened.read_back(path, learn)?;
-        let cut = found - opened.length;
+        opened.survey(path)?;
+        let passed_over = opened.read_back(path, learn)?;
+        let cut_bytes = found - opened.length;
         opened.cut().map_err(io("cannot be cut"))?;
         if opened.length == 0 {
             let written = opened.append(HEADER.as_bytes());
             written.map_err(io("cannot be written"))?;
         }
-        Ok((opened, cut))
+        Ok(Opened {
+            file: opened,
+            passed_over,
+            cut_bytes,
+        })
     }
 
     /// Appends interactions. On an error none of them is in the file.
-    pub(super) fn write(&mut self, interactions: &[&Interaction]) -> io::Result<()> {
-        let mut rows = csv::Writer::from_writer(Vec::new());
+    pub(super) fn write(&mut self, interactions: &[&Interaction]) -> Result<(), WriteError> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let mut before = 0;
         for interaction in interactions {
-            let context = serde_json::to_string(&interaction.context)?;
-            rows.write_record([
+            let context = serde_json::to_string(&interaction.context).map_err(io::Error::from)?;
+            let row = [
                 interaction.interaction_id.as_str(),
                 interaction.consumer_id.as_str(),
                 interaction.item_id.as_str(),
                 &interaction.timestamp_seconds.to_string(),
                 &interaction.event_type,
                 &context,
-            ])?;
+            ];
+            writer.write_record(row).map_err(io::Error::from)?;
+            writer.flush()?;
+            let length = writer.get_ref().len();
+            if length - before > ROW_BYTES_MAX {
+                let bytes = length - before;
+                return Err(WriteError::TooLong { bytes });
+            }
+            before = length;
         }
-        let rows = rows.into_inner().map_err(csv::IntoInnerError::into_error)?;
-        self.append(&rows)
+        let rows = writer.into_inner();
+        self.append(&rows.map_err(csv::IntoInnerError::into_error)?)?;
+        self.rows += interactions.len() as u64;
+        Ok(())
     }
 
     /// As if no byte more had room.
@@ -163,11 +214,7 @@ impl FeedbackFile {
             let limit = header.len() as u64;
             (&self.file).take(limit).read_to_end(&mut start)
         });
-        read.map_err(|source| InteractionsError::Io {
-            path: path.to_owned(),
-            doing: "cannot be read",
-            source,
-        })?;
+        read.map_err(io_error(path, "cannot be read"))?;
         // A shorter one may be a header that was torn itself.
         if header.starts_with(&start) {
             return Ok(());
@@ -181,38 +228,77 @@ impl FeedbackFile {
         })
     }
 
-    /// Hands the whole lines to `learn`; `length` gets smaller when the last of them turns out to
-    /// be the first part of a row.
-    fn read_back(
-        &mut self,
-        path: &Path,
-        mut learn: impl FnMut(Row),
-    ) -> Result<(), InteractionsError> {
+    /// Counts the rows; `length` gets smaller when the last line turns out to be the first part of
+    /// a row.
+    fn survey(&mut self, path: &Path) -> Result<(), InteractionsError> {
         if self.length == 0 {
             return Ok(());
         }
-        let start = (&self.file).seek(SeekFrom::Start(0));
-        start.map_err(|source| InteractionsError::Io {
-            path: path.to_owned(),
-            doing: "cannot be read",
-            source,
-        })?;
-        let wrong = |problem: Problem| problem.in_file(path);
-        let mut rows = Rows::new((&self.file).take(self.length)).map_err(wrong)?;
-        loop {
-            match rows.next() {
-                None => return Ok(()),
-                Some(Ok(row)) => learn(row),
-                Some(Err(problem)) => {
-                    let (short, starts) = (problem.is_length(), rows.row_starts());
-                    if short && rows.next().is_none() {
-                        self.length = starts;
-                        return Ok(());
-                    }
-                    return Err(wrong(problem));
+        let mut reader = self.reader(path)?;
+        let mut rows = 0;
+        let length = loop {
+            let starts = reader.next_starts();
+            match reader.pass() {
+                None => break self.length,
+                Some(Ok(())) => rows += 1,
+                Some(Err(problem)) if problem.is_length() && reader.pass().is_none() => {
+                    break starts;
                 }
+                Some(Err(problem)) => return Err(problem.in_file(path)),
             }
+        };
+        (self.rows, self.length) = (rows, length);
+        Ok(())
+    }
+
+    /// Hands the rows that are kept to `learn`; says how many stand before them.
+    fn read_back(&self, path: &Path, mut learn: impl FnMut(Row)) -> Result<u64, InteractionsError> {
+        if self.length == 0 {
+            return Ok(0);
         }
+        let wrong = |problem: Problem| problem.in_file(path);
+        let mut reader = self.reader(path)?;
+        let passed = self.kept.pass_over(&mut reader, self.rows, self.length);
+        let passed = passed.map_err(wrong)?;
+        while let Some(row) = reader.next() {
+            learn(row.map_err(wrong)?);
+        }
+        Ok(passed)
+    }
+
+    fn reader(&self, path: &Path) -> Result<Rows<io::Take<&File>>, InteractionsError> {
+        let start = (&self.file).seek(SeekFrom::Start(0));
+        start.map_err(io_error(path, "cannot be read"))?;
+        Rows::new((&self.file).take(self.length)).map_err(|problem| problem.in_file(path))
+    }
+}
+
+fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> InteractionsError {
+    move |source| InteractionsError::Io {
+        path: path.to_owned(),
+        doing,
+        source,
+    }
+}
+
+/// The path of a file that stands beside another.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    let lock = options.open(beside(path, ".lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::Error(source)) => Err(source),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(
+            io::ErrorKind::WouldBlock,
+            "somebody else keeps feedback there",
+        )),
     }
 }
 
@@ -231,153 +317,4 @@ fn last_line_end(mut file: &File) -> io::Result<u64> {
         end = start;
     }
     Ok(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, path::PathBuf};
-
-    use touchline_store::{
-        event::Context,
-        ids::{ConsumerId, ItemId},
-    };
-
-    use super::*;
-
-    fn tap(interaction_id: &str, consumer_id: &str) -> Interaction {
-        let context = [("MATCH_EVENT", "a \"goal\",\nat last"), ("OTHER", "1")];
-        Interaction {
-            interaction_id: interaction_id.to_owned(),
-            consumer_id: ConsumerId::new(consumer_id).unwrap(),
-            item_id: ItemId::new("ITEM_ID_1").unwrap(),
-            event_type: "tap".to_owned(),
-            timestamp_seconds: 1_671_375_600,
-            event_id: None,
-            context: context
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into(),
-            recommendation_id: None,
-        }
-    }
-
-    fn folder() -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("feedback.csv");
-        (folder, path)
-    }
-
-    fn open(path: &Path) -> (FeedbackFile, Vec<Row>, u64) {
-        let mut rows = Vec::new();
-        let (file, cut) = FeedbackFile::open(path, |row| rows.push(row)).unwrap();
-        (file, rows, cut)
-    }
-
-    #[test]
-    fn what_was_written_is_read_back_whatever_is_in_it() {
-        let (_folder, path) = folder();
-        let (mut file, rows, _) = open(&path);
-        assert!(rows.is_empty());
-        let odd = "two\nlines, \"quoted\" é";
-        file.write(&[&tap("a", "7"), &tap("", odd)]).unwrap();
-        drop(file);
-        let (_, rows, cut) = open(&path);
-        assert_eq!((rows.len(), cut), (2, 0));
-        assert_eq!(rows[0].interaction_id, "a");
-        assert_eq!(rows[1].consumer_id.as_str(), odd);
-        assert_eq!(rows[1].context, tap("", odd).context);
-    }
-
-    #[test]
-    fn a_row_torn_anywhere_is_cut_off_and_the_others_stay() {
-        let (_folder, path) = folder();
-        let (mut file, ..) = open(&path);
-        file.write(&[&tap("a", "7")]).unwrap();
-        let whole = fs::read(&path).unwrap().len();
-        file.write(&[&tap("b", "two\nlines\né")]).unwrap();
-        drop(file);
-        let content = fs::read(&path).unwrap();
-        for end in 0..content.len() {
-            fs::write(&path, &content[..end]).unwrap();
-            let (mut file, rows, cut) = open(&path);
-            let expected = usize::from(end >= whole);
-            assert_eq!(rows.len(), expected, "torn after {end} bytes");
-            let kept = [0, HEADER.len(), whole]
-                .into_iter()
-                .rfind(|kept| *kept <= end);
-            assert_eq!(cut, (end - kept.unwrap()) as u64, "torn after {end} bytes");
-            file.write(&[&tap("c", "8")]).unwrap();
-            drop(file);
-            assert_eq!(open(&path).1.len(), expected + 1, "torn after {end} bytes");
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_something_else_is_refused_and_left_alone() {
-        let (_folder, path) = folder();
-        for content in ["a key without an end", "USER_ID,ITEM_ID\n1,2\n", "\n\n"] {
-            fs::write(&path, content).unwrap();
-            let error = FeedbackFile::open(&path, |_| {}).unwrap_err().to_string();
-            assert!(
-                error.contains("line 1: is no feedback file's header"),
-                "{error}"
-            );
-            assert_eq!(fs::read_to_string(&path).unwrap(), content);
-        }
-    }
-
-    #[test]
-    fn a_bad_row_in_the_middle_is_refused_and_nothing_is_cut() {
-        let (_folder, path) = folder();
-        for bad in ["a,7,I,soon,tap,{}\n", "a,7\na,7,I,1,tap,{}\n"] {
-            let content = HEADER.to_owned() + bad;
-            fs::write(&path, &content).unwrap();
-            let error = FeedbackFile::open(&path, |_| {}).unwrap_err().to_string();
-            assert!(error.contains("line 2"), "{error}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), content);
-        }
-    }
-
-    #[test]
-    fn two_cannot_keep_feedback_in_one_file() {
-        let (_folder, path) = folder();
-        let _first = open(&path);
-        let error = FeedbackFile::open(&path, |_| {}).unwrap_err();
-        assert!(error.to_string().contains("cannot be locked"), "{error}");
-    }
-
-    #[test]
-    fn a_full_file_takes_nothing_more_and_stays_whole() {
-        let (_folder, path) = folder();
-        let (mut file, ..) = open(&path);
-        file.fill_up();
-        let before = fs::read(&path).unwrap();
-        let error = file.write(&[&tap("a", "7")]).unwrap_err();
-        assert!(error.to_string().contains("full"), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), before);
-    }
-
-    #[test]
-    fn ids_are_forgotten_oldest_first_beyond_the_bound() {
-        let mut seen = Seen::default();
-        for id in 0..=SEEN_MAX {
-            assert!(seen.insert(&id.to_string()));
-        }
-        assert!(!seen.contains("0"));
-        assert!(seen.contains("1") && !seen.insert("1"));
-        assert_eq!(seen.order.len(), SEEN_MAX);
-        assert_eq!(seen.known.len(), SEEN_MAX);
-    }
-
-    #[test]
-    fn the_empty_id_is_never_known() {
-        let mut seen = Seen::default();
-        assert!(seen.insert("") && seen.insert("") && !seen.contains(""));
-    }
-
-    #[test]
-    fn a_context_survives_as_it_was() {
-        let context: Context = tap("a", "7").context;
-        let text = serde_json::to_string(&context).unwrap();
-        assert!(!text.contains('\n'), "the last column holds no line break");
-    }
 }

@@ -85,9 +85,17 @@ fn learned(rows: &[(&str, usize, &str)]) -> EmbeddedRecommender {
 }
 
 fn with_feedback(path: &Path) -> EmbeddedRecommender {
+    keeping(path, 1_000)
+}
+
+/// Keeps the newest so many interactions.
+fn keeping(path: &Path, max: usize) -> EmbeddedRecommender {
     let config = EmbeddedConfig {
         interactions: None,
-        feedback: Some(path.to_owned()),
+        feedback: Some(FeedbackConfig {
+            path: path.to_owned(),
+            max,
+        }),
     };
     let ranker = EmbeddedRecommender::open(&config).unwrap();
     ranker.set_items(&items());
@@ -236,12 +244,72 @@ async fn what_cannot_be_kept_is_not_learned_and_may_be_sent_again() {
     let ranker = with_feedback(&folder.path().join("feedback.csv"));
     let goal = context(&[("MATCH_EVENT", "GOAL")]);
     let before = ranking(&ranker, query("anna", &goal));
-    ranker.journal.lock().await.file.as_mut().unwrap().fill_up();
+    ranker.journal.lock().await.file().unwrap().fill_up();
     for _ in 0..2 {
         let error = ranker.record(&[tap("a", "anna", 17)]).await.unwrap_err();
         assert!(matches!(error, RecommendError::Unavailable(_)), "{error}");
     }
     assert_eq!(ranking(&ranker, query("anna", &goal)), before);
+}
+
+#[tokio::test]
+async fn the_newest_feedback_is_kept_in_the_background_and_is_what_a_restart_learns() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("feedback.csv");
+    let ranker = keeping(&path, 20);
+    let shutdown = CancellationToken::new();
+    let recording = async {
+        for number in 0..100 {
+            let id = number.to_string();
+            let item = if number < 80 { 17 } else { 3 };
+            ranker.record(&[tap(&id, "anna", item)]).await.unwrap();
+        }
+        let small = async {
+            let mut look = tokio::time::interval(Duration::from_millis(5));
+            while ranker.journal.lock().await.is_exceeded() {
+                look.tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), small)
+            .await
+            .unwrap();
+        shutdown.cancel();
+    };
+    tokio::join!(ranker.keep_compact(shutdown.clone()), recording);
+    let rows = fs::read_to_string(&path).unwrap().lines().count() - 1;
+    assert!((20..=25).contains(&rows), "{rows} rows");
+    drop(ranker);
+
+    let goal = context(&[("MATCH_EVENT", "GOAL")]);
+    let restarted = keeping(&path, 20);
+    let expected = learned(&[]);
+    let newest: Vec<_> = (80..100)
+        .map(|id| tap(&id.to_string(), "anna", 3))
+        .collect();
+    expected.record(&newest).await.unwrap();
+    assert_eq!(
+        ranking(&restarted, query("anna", &goal)),
+        ranking(&expected, query("anna", &goal))
+    );
+    let again = restarted.record(&newest).await.unwrap();
+    assert_eq!((again.recorded, again.duplicates), (0, 20));
+}
+
+#[tokio::test]
+async fn an_interaction_that_is_too_large_to_be_kept_is_refused_with_its_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("feedback.csv");
+    let ranker = with_feedback(&path);
+    let goal = context(&[("MATCH_EVENT", "GOAL")]);
+    let before = ranking(&ranker, query("anna", &goal));
+    let mut large = tap("a", "anna", 17);
+    large.context = Context::clone(&context(&[("TEXT", &"x".repeat(64 << 10))]));
+    let error = ranker.record(&[tap("b", "anna", 17), large]).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, RecommendError::Invalid(_)), "{error}");
+    assert_eq!(ranking(&ranker, query("anna", &goal)), before);
+    drop(ranker);
+    with_feedback(&path);
 }
 
 #[test]
