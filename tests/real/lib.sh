@@ -153,6 +153,51 @@ start_local() {
     start_touchline --memory --no-replay "$@"
 }
 
+# Chooses a port for a DynamoDB that a script brings and ports for the services over it, and keeps
+# the machine's own profile, region and metadata service out of it.
+without_aws() {
+    read -r DYNAMODB_PORT GRPC_PORT PUSH_GRPC_PORT FANS_PORT MANAGEMENT_PORT <<<"$(free_ports 5)"
+    export DYNAMODB_PORT GRPC_PORT PUSH_GRPC_PORT FANS_PORT MANAGEMENT_PORT
+    export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_DEFAULT_REGION=us-east-1
+    export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
+    export AWS_EC2_METADATA_DISABLED=true PYTHONDONTWRITEBYTECODE=1 DEADLINE_SECONDS
+    unset AWS_PROFILE AWS_ENDPOINT_URL AWS_SESSION_TOKEN
+    export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
+    export TOUCHLINE_DYNAMODB_ENDPOINT="http://127.0.0.1:$DYNAMODB_PORT"
+    export TOUCHLINE_SERVER="http://127.0.0.1:$GRPC_PORT" LOGS="$scratch"
+    BINARIES="$(binaries)"
+    export BINARIES
+}
+
+# Makes the tables, loads the demo's items, and starts both services as processes of their own.
+start_services() {
+    local port
+    "$BINARIES/touchline" tables create >/dev/null
+    "$BINARIES/touchline" items load "$PROJECT/clients/cli/demo/items.csv" >/dev/null
+    start "$scratch/server.log" "$BINARIES/touchline-server" --listen "127.0.0.1:$GRPC_PORT"
+    start "$scratch/push.log" "$BINARIES/touchline-push" --listen "127.0.0.1:$PUSH_GRPC_PORT" \
+        --fans-listen "127.0.0.1:$FANS_PORT" --management-listen "127.0.0.1:$MANAGEMENT_PORT"
+    for port in "$GRPC_PORT" "$PUSH_GRPC_PORT" "$FANS_PORT" "$MANAGEMENT_PORT"; do
+        eventually listens "$port" || die "nothing listens on port $port"
+    done
+}
+
+# Runs a Python file of checks, which prints them and ends with "PASSED FAILED":
+# counted WHAT PYTHON FILE
+counted() {
+    local script_passed script_failed
+    printf '%s\n' "-- $1"
+    "$2" "$3" | tee "$scratch/counted" || true
+    read -r script_passed script_failed < <(tail -n 1 "$scratch/counted") || true
+    case "${script_passed:-}/${script_failed:-}" in
+        *[!0-9/]* | /* | */) checks_failed=$((checks_failed + 1)) ;;
+        *)
+            checks_passed=$((checks_passed + script_passed))
+            checks_failed=$((checks_failed + script_failed))
+            ;;
+    esac
+}
+
 now_ms() {
     printf '%s\n' "$((${EPOCHREALTIME/[.,]/} / 1000))"
 }

@@ -4,6 +4,7 @@
 pub mod calls;
 pub mod dynamodb;
 pub mod fan;
+pub mod local;
 pub mod personalize;
 pub mod process;
 pub mod rows;

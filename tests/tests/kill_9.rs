@@ -1,63 +1,9 @@
 //! Power cuts: the whole local stack is killed in the middle of a replay and started again.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result};
 use serde_json::Value;
 use touchline_client::Client;
-use touchline_tests::{
-    calls, eventually,
-    fan::Fan,
-    process::{Process, free_address},
-};
-
-struct Ports {
-    fans: SocketAddr,
-    management: SocketAddr,
-    grpc: SocketAddr,
-    feed: SocketAddr,
-    dynamodb: SocketAddr,
-}
-
-impl Ports {
-    fn free() -> Result<Self> {
-        Ok(Self {
-            fans: free_address()?,
-            management: free_address()?,
-            grpc: free_address()?,
-            feed: free_address()?,
-            dynamodb: free_address()?,
-        })
-    }
-
-    async fn start(&self, folder: &str, more: &[&str]) -> Result<Process> {
-        let ports = [
-            ("--fans-port", self.fans),
-            ("--management-port", self.management),
-            ("--grpc-port", self.grpc),
-            ("--push-grpc-port", self.feed),
-            ("--dynamodb-port", self.dynamodb),
-        ]
-        .map(|(flag, address)| (flag, address.port().to_string()));
-        let mut arguments = vec!["local", "--data-dir", folder, "--page-port", "0"];
-        for (flag, port) in &ports {
-            arguments.extend([*flag, port]);
-        }
-        arguments.extend(more);
-        let mut process = Process::start("touchline", &arguments)?;
-        process.listens(self.fans).await?;
-        process.listens(self.grpc).await?;
-        Ok(process)
-    }
-
-    fn gateway(&self) -> String {
-        format!("ws://{}/dev", self.fans)
-    }
-
-    fn client(&self) -> Result<Client> {
-        Ok(Client::connect(&format!("http://{}", self.grpc))?)
-    }
-}
+use touchline_tests::{calls, eventually, fan::Fan, local::Ports};
 
 /// The version of event 1 in the table.
 async fn version(client: &Client) -> Option<String> {
@@ -75,7 +21,9 @@ async fn after_a_kill_no_state_is_lost_and_every_fan_ends_on_the_newest() -> Res
     let ports = Ports::free()?;
 
     // A fast replay, so that the kill meets reads, pushes and checkpoints in every phase.
-    let stack = ports.start(folder, &["--speed", "600"]).await?;
+    let stack = ports
+        .start(&["--data-dir", folder, "--speed", "600"])
+        .await?;
     let mut fan = Fan::protocol_2(&ports.gateway(), "diego", "final").await?;
     let mut last = Value::Null;
     for _ in 0..6 {
@@ -83,7 +31,7 @@ async fn after_a_kill_no_state_is_lost_and_every_fan_ends_on_the_newest() -> Res
     }
     stack.kill_9().await?;
 
-    let stack = ports.start(folder, &["--no-replay"]).await?;
+    let stack = ports.start(&["--data-dir", folder, "--no-replay"]).await?;
     let client = ports.client()?;
     let stored = eventually("the event is still there", || version(&client)).await;
     let mut fans = Vec::new();
@@ -119,7 +67,9 @@ async fn ten_kills_in_a_row_lose_nothing_that_was_written() -> Result<()> {
     let folder = folder.path().to_str().context("a path in UTF-8")?;
     let ports = Ports::free()?;
     for round in 0..10 {
-        let stack = ports.start(folder, &["--no-replay", "--fans", "0"]).await?;
+        let stack = ports
+            .start(&["--data-dir", folder, "--no-replay", "--fans", "0"])
+            .await?;
         let client = ports.client()?;
         if round > 0 {
             let attributes = client.get_event("1").await?.attributes;

@@ -15,7 +15,7 @@ use super::LeaderOptions;
 /// Renewals within the time that posting may go on without one.
 const RENEWALS: u32 = 4;
 /// Looks at somebody else's lease within its duration.
-const LOOKS: u32 = 4;
+const LOOKS: u32 = 8;
 /// How often the lease is looked at once its owner was heard to leave.
 const VACANT_EVERY: Duration = Duration::from_millis(100);
 
