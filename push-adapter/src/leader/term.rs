@@ -1,5 +1,5 @@
 //! One term of leadership: from taking the lease to its loss, or to a graceful end. The decisions are
-//! made in `decide`, `catch_up` and `ledger`; this is their shell.
+//! made in `course`; this is their shell.
 
 use std::{
     collections::HashMap,
@@ -41,8 +41,8 @@ struct Term<'a> {
     lost: &'a CancellationToken,
     feed: Arc<Feed>,
     course: Course,
-    /// Cancels the fan-out of an event that runs.
-    superseded: HashMap<EventId, CancellationToken>,
+    /// The batch of the fan-out that runs, and what ends it early, by event.
+    running: HashMap<EventId, (u64, CancellationToken)>,
     fan_outs: JoinSet<Finished>,
     recorded: Option<Checkpoint>,
 }
@@ -91,7 +91,7 @@ impl<'a> Term<'a> {
             lost,
             feed: Arc::new(Feed::default()),
             course: Course::new(progress),
-            superseded: HashMap::new(),
+            running: HashMap::new(),
             fan_outs: JoinSet::new(),
             recorded: None,
         }
@@ -173,7 +173,7 @@ impl<'a> Term<'a> {
             self.feed.set_caught_up();
         }
         for event_id in turn.superseded {
-            if let Some(superseded) = self.superseded.remove(&event_id) {
+            if let Some((_, superseded)) = self.running.remove(&event_id) {
                 superseded.cancel();
             }
         }
@@ -206,7 +206,8 @@ impl<'a> Term<'a> {
         };
         // Losing the lease ends a fan-out as something newer does.
         let superseded = self.lost.child_token();
-        self.superseded.insert(event_id.clone(), superseded.clone());
+        let running = (batch, superseded.clone());
+        self.running.insert(event_id.clone(), running);
         let fan_out = self.leader.fan_out.clone();
         self.fan_outs.spawn(async move {
             fan_out.reach(&task, observed, &superseded).await;
@@ -216,8 +217,14 @@ impl<'a> Term<'a> {
 
     fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
         match finished {
-            // One that was superseded is not the one that runs; the course knows.
-            Ok(Finished { event_id, batch }) => self.course.finished(&event_id, batch),
+            Ok(Finished { event_id, batch }) => {
+                // One that was superseded is not the one that runs.
+                let runs = self.running.get(&event_id);
+                if runs.is_some_and(|(number, _)| *number == batch) {
+                    self.running.remove(&event_id);
+                }
+                self.course.finished(&event_id, batch);
+            }
             // The checkpoint stays before it: whoever leads next shows the state again.
             Err(error) => tracing::error!(%error, "a fan-out failed"),
         }
