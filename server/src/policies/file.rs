@@ -165,8 +165,8 @@ pub(super) fn parse(
 impl Document {
     fn policies(self, context_keys: &[String]) -> Result<Policies, Refused> {
         let mut policies = Policies {
-            blocked: ids("blocked", self.blocked)?.into_iter().collect(),
-            pinned: ids("pinned", self.pinned)?,
+            blocked: ids("blocked", &self.blocked)?.into_iter().collect(),
+            pinned: ids("pinned", &self.pinned)?,
             ..Policies::default()
         };
         let pinned = &policies.pinned;
@@ -297,7 +297,7 @@ fn refused(key: impl Into<String>, value: impl Display, accepted: impl Display) 
     }
 }
 
-fn ids(key: &str, texts: Vec<String>) -> Result<Vec<ItemId>, Refused> {
+fn ids(key: &str, texts: &[String]) -> Result<Vec<ItemId>, Refused> {
     let ids = texts.iter().map(|text| {
         ItemId::new(text).map_err(|invalid| refused(key, format!("{text:?}"), invalid))
     });
