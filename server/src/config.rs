@@ -99,6 +99,22 @@ pub struct ServerArgs {
         value_name = "COUNT"
     )]
     pub num_results: u32,
+    /// What is known of consumers, a CSV file in Personalize's users schema: USER_ID and any of AGE,
+    /// GENDER, COUNTRY and further columns [default: nothing is known of anybody]
+    #[arg(long, env = "TOUCHLINE_USERS", value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// What may be shown to whom, when and how often, a TOML file (docs/policies.md); read again
+    /// when it changes [default: one item a type, to anybody, always]
+    #[arg(long, env = "TOUCHLINE_POLICIES", value_name = "FILE")]
+    pub policies: Option<PathBuf>,
+    /// Memory of what was shown to whom, in bytes; used while policies have caps
+    #[arg(
+        long,
+        env = "TOUCHLINE_IMPRESSIONS_BYTES",
+        default_value_t = 64 << 20,
+        value_name = "BYTES"
+    )]
+    pub impressions_bytes: u64,
     /// Event attributes that the recommender is asked with, in upper case, separated by commas
     #[arg(
         long,
@@ -169,6 +185,9 @@ impl Default for ServerArgs {
             ranking_ttl: Duration::from_secs(30),
             ranking_cache_bytes: 64 << 20,
             num_results: 10,
+            users: None,
+            policies: None,
+            impressions_bytes: 64 << 20,
             context_keys: DEFAULT_CONTEXT_KEYS.map(str::to_owned).to_vec(),
             catalog_refresh: Duration::from_secs(30),
             default_deadline: Duration::from_secs(5),
@@ -243,6 +262,18 @@ impl ServerArgs {
         {
             let accepted = "a file that exists";
             return Err(refuse("--interactions", path.display(), accepted));
+        }
+        if let Some(path) = &self.users
+            && !path.is_file()
+        {
+            let accepted = "a file that exists";
+            return Err(refuse("--users", path.display(), accepted));
+        }
+        if let Some(path) = &self.policies
+            && !path.is_file()
+        {
+            let accepted = "a file that exists";
+            return Err(refuse("--policies", path.display(), accepted));
         }
         if let Some(path) = &self.feedback
             && path.is_dir()
@@ -384,6 +415,8 @@ mod tests {
                 &["--interactions", "/no/such"],
                 "--interactions /no/such: a file",
             ),
+            (&["--users", "/no/such"], "--users /no/such: a file"),
+            (&["--policies", "/"], "--policies /: a file"),
             (&["--feedback", "/"], "--feedback /: a file"),
             (
                 &["--recommender", "personalize"],

@@ -8,7 +8,9 @@
 //! - [`components`]: moderation, pure: from a ranking to a component set;
 //! - [`catalog`]: the item table, cached whole;
 //! - [`recommend`]: the recommender port, its two implementations and the path that serves from it;
-//! - [`sets`]: the three together: which components does a consumer see;
+//! - [`policies`], [`users`], [`impressions`], [`moderation`]: what moderation goes by, beside the ranking;
+//! - [`sets`]: all of these together: which components does a consumer see;
+//! - [`users`]: what is known of each consumer;
 //! - [`watch`]: one change feed, many readers of event states;
 //! - `service`: tonic, translating between `touchline.v1` and the above;
 //! - `layers`, `listener`, `status`: around every call: admission and deadlines, connections, and
@@ -19,13 +21,17 @@ pub mod components;
 pub mod config;
 pub mod counters;
 mod error;
+pub mod impressions;
 mod layers;
 mod listener;
+pub mod moderation;
+pub mod policies;
 pub mod recommend;
 mod service;
 pub mod sets;
 pub mod startup;
 mod status;
+pub mod users;
 pub mod watch;
 
 pub use config::ServerArgs;

@@ -9,13 +9,15 @@ use touchline_store::event::{Context, EventState};
 
 use crate::{
     catalog::{Catalog, CatalogCache},
-    components::{Moderated, moderate},
+    components::{Moderated, policies::Reason},
     counters::Counters,
     error::Error,
+    moderation::{Moderation, Occasion},
     recommend::{
         Origin, Query,
         serving::{Chunk, Freshness, Rankings, Served},
     },
+    watch::Seen,
 };
 
 /// Characters of a context's key or value (Personalize, GetRecommendations, `context`).
@@ -41,6 +43,7 @@ pub struct Decided {
 pub struct Sets {
     catalog: Arc<CatalogCache>,
     rankings: Arc<Rankings>,
+    moderation: Moderation,
     context_keys: Vec<String>,
     num_results_default: usize,
     counters: Arc<Counters>,
@@ -51,6 +54,7 @@ impl Sets {
     pub fn new(
         catalog: Arc<CatalogCache>,
         rankings: Arc<Rankings>,
+        moderation: Moderation,
         context_keys: Vec<String>,
         num_results_default: usize,
         counters: Arc<Counters>,
@@ -58,6 +62,7 @@ impl Sets {
         Self {
             catalog,
             rankings,
+            moderation,
             context_keys,
             num_results_default,
             counters,
@@ -93,40 +98,64 @@ impl Sets {
         }
     }
 
-    /// One consumer's set.
-    pub async fn decide(&self, query: Query, deadline: Instant) -> Result<Decided, Error> {
+    /// One consumer's set; `seen` is the event's state, if it was one that decides.
+    pub async fn decide(
+        &self,
+        query: Query,
+        seen: Option<&Seen>,
+        deadline: Instant,
+    ) -> Result<Decided, Error> {
         let catalog = self.catalog.current()?;
+        let (consumer_id, context) = (query.consumer_id.clone(), query.context.clone());
         let served = self.rankings.rank(query, deadline).await?;
-        Ok(self.moderated(&served, &catalog))
+        let occasion = Occasion {
+            consumer_id: &consumer_id,
+            context: &context,
+            seen,
+        };
+        Ok(self.moderated(&served, &catalog, occasion))
     }
 
-    /// Many consumers' sets, as they are ready: each with its place in `queries`, exactly once. All
+    /// Many consumers' sets in one state of an event, as they are ready: each with its place in `queries`, exactly once. All
     /// are made of one state of the catalog.
     pub fn decide_all(
         self: Arc<Self>,
         queries: Vec<Query>,
+        seen: Arc<Seen>,
         deadline: Instant,
     ) -> Result<impl Stream<Item = Chunk<Decided>>, Error> {
         let catalog = self.catalog.current()?;
+        let asked: Vec<_> = queries
+            .iter()
+            .map(|query| (query.consumer_id.clone(), query.context.clone()))
+            .collect();
         let served = self.rankings.clone().rank_all(queries, deadline);
         Ok(served.map(move |chunk| {
             chunk
                 .into_iter()
                 .map(|(index, served)| {
-                    (
-                        index,
-                        served.map(|served| self.moderated(&served, &catalog)),
-                    )
+                    let (consumer_id, context) = &asked[index];
+                    let occasion = Occasion {
+                        consumer_id,
+                        context,
+                        seen: Some(&seen),
+                    };
+                    let decide = |served| self.moderated(&served, &catalog, occasion);
+                    (index, served.map(decide))
                 })
                 .collect()
         }))
     }
 
-    fn moderated(&self, served: &Served, catalog: &Catalog) -> Decided {
+    fn moderated(&self, served: &Served, catalog: &Catalog, occasion: Occasion<'_>) -> Decided {
         let ranking = &served.ranking;
-        let moderated = moderate(&ranking.items, catalog);
-        if moderated.unknown_items > 0 {
-            self.counters.unknown_items.add(moderated.unknown_items);
+        let moderated = self.moderation.moderate(&ranking.items, catalog, occasion);
+        // What is pinned may name an item that is long gone, or not there yet.
+        let is_news = moderated
+            .dropped
+            .iter()
+            .any(|dropped| dropped.reason == Reason::UnknownItem && dropped.rank > 0);
+        if is_news {
             self.catalog.look_again();
         }
         Decided {

@@ -29,8 +29,11 @@ use crate::{
     catalog::CatalogCache,
     config::{RecommenderKind, ServerArgs},
     counters::Counters,
+    impressions::Impressions,
     layers::AdmitLayer,
     listener,
+    moderation::Moderation,
+    policies::PolicyFile,
     recommend::{
         embedded::{EmbeddedConfig, EmbeddedRecommender, FeedbackConfig},
         personalize::PersonalizeRecommender,
@@ -38,6 +41,7 @@ use crate::{
     },
     service::Api,
     sets::Sets,
+    users::Users,
     watch::Events,
 };
 
@@ -96,6 +100,8 @@ pub async fn start(
 ) -> anyhow::Result<Running> {
     args.validate()?;
     let counters = Arc::new(Counters::default());
+    let policies = policies(&args, &counters)?;
+    let moderation = moderation(&args, policies.clone(), &counters).await?;
     let (catalog, rankings, ranker) = recommender(&args, &store, &counters).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!(
@@ -108,6 +114,7 @@ pub async fn start(
     let sets = Sets::new(
         catalog.clone(),
         rankings,
+        moderation,
         args.context_keys.clone(),
         args.num_results as usize,
         counters.clone(),
@@ -141,6 +148,7 @@ pub async fn start(
         let shutdown = shutdown.clone();
         tasks.spawn(async move { ranker.keep_compact(shutdown).await });
     }
+    tasks.spawn(policies.keep_fresh(shutdown.clone()));
     let refresh = args.catalog_refresh;
     tasks.spawn(async move {
         let loading = load(&store, &catalog, &health, &ready);
@@ -161,6 +169,41 @@ pub async fn start(
         ready: receiver,
         outcome,
     })
+}
+
+/// The policies file, read and checked.
+fn policies(args: &ServerArgs, counters: &Arc<Counters>) -> anyhow::Result<Arc<PolicyFile>> {
+    let (path, keys) = (args.policies.clone(), args.context_keys.clone());
+    let policies = PolicyFile::open(path, keys, counters.clone()).context("--policies")?;
+    if args.users.is_none() && policies.current().ask_who() {
+        tracing::warn!(
+            "policies ask for ages or countries and there is no --users: nobody is shown such items"
+        );
+    }
+    Ok(Arc::new(policies))
+}
+
+/// What moderation goes by.
+async fn moderation(
+    args: &ServerArgs,
+    policies: Arc<PolicyFile>,
+    counters: &Arc<Counters>,
+) -> anyhow::Result<Moderation> {
+    let users = match args.users.clone() {
+        None => None,
+        Some(path) => {
+            // A large file takes a while, and others share the runtime.
+            let opened = spawn_blocking(move || Users::open(&path)).await;
+            Some(Arc::new(opened.context("--users")?.context("--users")?))
+        }
+    };
+    let impressions = Impressions::new(args.impressions_bytes);
+    Ok(Moderation::new(
+        policies,
+        users,
+        impressions,
+        counters.clone(),
+    ))
 }
 
 /// The catalog, what ranks its items, and the ranker where that is this process.

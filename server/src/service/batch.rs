@@ -50,7 +50,11 @@ impl Api {
                 num_results,
             })
             .collect();
-        let mut decided = self.sets.clone().decide_all(queries, deadline.at)?.boxed();
+        let decided = self
+            .sets
+            .clone()
+            .decide_all(queries, batch.seen.clone(), deadline.at)?;
+        let mut decided = decided.boxed();
         let mut parts = Parts::new(batch.seen);
         let stream = async_stream::stream! {
             let _place = place;
@@ -209,7 +213,14 @@ mod tests {
     };
 
     use super::*;
-    use crate::{catalog::Catalog, components::moderate, recommend::RankedItem};
+    use crate::{
+        catalog::Catalog,
+        components::{
+            moderate,
+            policies::{Asked, Policies, Who},
+        },
+        recommend::RankedItem,
+    };
 
     fn parts() -> Parts {
         Parts::new(Arc::new(Seen::from_table(EventState {
@@ -231,8 +242,15 @@ mod tests {
             item_id,
             score: Some(score),
         };
+        let asked = Asked {
+            policies: &Policies::default(),
+            who: Who::default(),
+            context: &Default::default(),
+            now: 0,
+            shown: None,
+        };
         Decided {
-            moderated: moderate(&[ranked], &catalog),
+            moderated: moderate(&[ranked], &catalog, &asked),
             recommendation_id: Some(format!("for {score}")),
             origin: Origin::Embedded,
             freshness: Freshness::Live,

@@ -50,7 +50,10 @@ impl ComponentService for Api {
             context: Arc::new(context),
             num_results: self.sets.num_results(asked.num_results),
         };
-        let decided = self.sets.decide(query, deadline.at).await?;
+        let decided = self
+            .sets
+            .decide(query, seen.as_deref(), deadline.at)
+            .await?;
         Ok(Response::new(GetComponentsResponse {
             component_set: Some(convert::component_set(&decided, seen.as_deref())),
         }))
@@ -160,7 +163,7 @@ impl Api {
             context: Arc::new(self.sets.context(&seen.state)),
             num_results: self.sets.num_results(0),
         };
-        self.sets.decide(query, at).await.map(Some)
+        self.sets.decide(query, Some(seen), at).await.map(Some)
     }
 }
 

@@ -61,7 +61,7 @@ async fn a_set_is_the_moderated_ranking_of_the_events_newest_state() {
     assert_eq!(set.components[0].attributes["item_label"], "Label of c2");
     assert!((set.components[0].score - 0.5).abs() < f64::EPSILON);
     // SEED #3 and #9: counted, and nobody is the worse for it.
-    assert_eq!(server.running.counters.unknown_items.get(), 1);
+    assert_eq!(server.running.counters.dropped.unknown_item.get(), 1);
     assert_eq!(server.running.counters.context_keys_missing.get(), 3);
 
     let question = standin.asked.lock().unwrap()[0].clone();

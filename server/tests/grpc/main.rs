@@ -13,6 +13,7 @@ mod feedback;
 mod harness;
 mod limits;
 mod operators;
+mod policies;
 mod process;
 mod standin;
 mod watch;
