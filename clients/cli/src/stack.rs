@@ -32,6 +32,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// while shall not lose it.
 const LEASE_DURATION: Duration = Duration::from_secs(60);
 
+/// Longest wait for the end of a part, which drains for ten seconds at most.
+const END_MAX: Duration = Duration::from_secs(15);
+
+/// The parts, as they are named to people.
+const EMBEDDED: &str = "the embedded DynamoDB";
+const SERVER: &str = "the server";
+const PUSH: &str = "the push adapter";
+
 /// What runs, and where.
 #[derive(Debug, Clone, Args)]
 pub struct StackArgs {
@@ -292,16 +300,41 @@ impl Stack {
         self.push.rounds()
     }
 
+    /// Waits until a part ends although nobody asked it to, and names it. What is left is for
+    /// [`Stack::stop`].
+    pub async fn part_ended(&self) -> &'static str {
+        let mut led = self.push.led();
+        tokio::select! {
+            () = self.embedded.ended() => EMBEDDED,
+            () = self.server.ending() => SERVER,
+            // Nothing but the end of the leader closes it.
+            _ = led.wait_for(|_| false) => PUSH,
+        }
+    }
+
     /// Ends everything in order: the push adapter, the server, the store. Each part ends even if
-    /// one before it did not end well; the first such error is returned.
+    /// one before it did not end well, or not in time; the first such error is returned.
     pub async fn stop(self) -> Result<(), Error> {
         self.push_shutdown.cancel();
-        let push = self.push.stopped().await;
+        let push = ended("the push adapter does not end well", self.push.stopped()).await;
         self.server_shutdown.cancel();
-        let server = self.server.stopped().await;
+        let server = ended("the server does not end well", self.server.stopped()).await;
         self.embedded.stop().await;
-        push.map_err(|source| part("the push adapter does not end well", source))?;
-        server.map_err(|source| part("the server does not end well", source))
+        push.and(server)
+    }
+}
+
+/// Waits for a part's end, but not for ever: one that has lost what it needs may hang on to it.
+async fn ended<E>(
+    what: &'static str,
+    stopped: impl Future<Output = Result<(), E>>,
+) -> Result<(), Error>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match tokio::time::timeout(END_MAX, stopped).await {
+        Ok(ended) => ended.map_err(|source| part(what, source)),
+        Err(_) => Err(part(what, format!("not within {} s", END_MAX.as_secs()))),
     }
 }
 
@@ -341,5 +374,37 @@ fn part(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send +
     Error::Part {
         what,
         source: source.into(),
+    }
+}
+
+/// A part, and what makes it end as if by itself.
+#[cfg(test)]
+type PartAndEnd = (&'static str, fn(&Stack));
+
+#[cfg(test)]
+impl Stack {
+    pub(crate) const PARTS: [PartAndEnd; 3] = [
+        (EMBEDDED, |stack| stack.embedded.begin_stop()),
+        (SERVER, |stack| stack.server_shutdown.cancel()),
+        (PUSH, |stack| stack.push_shutdown.cancel()),
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_is_named() {
+        for (part, end) in Stack::PARTS {
+            let stack = Stack::start(StackArgs::in_memory()).await.unwrap();
+            let mut ended = std::pin::pin!(stack.part_ended());
+            assert!(poll!(&mut ended).is_pending(), "all parts are there");
+            end(&stack);
+            let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+            assert_eq!(ended, Ok(part));
+        }
     }
 }
