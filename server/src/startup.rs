@@ -126,7 +126,7 @@ pub async fn start(
         catalog.clone(),
         rankings,
         args.context_keys.clone(),
-        args.num_results as usize,
+        args.num_results,
         counters.clone(),
     );
     let api = Api {
