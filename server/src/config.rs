@@ -8,6 +8,10 @@ use touchline_store::event::DEFAULT_CONTEXT_KEYS;
 
 use crate::recommend::{personalize::PersonalizeConfig, serving::RemoteLimits};
 
+mod num_results;
+
+pub use num_results::NumResults;
+
 /// Interactions that the feedback file keeps: some 200 MB.
 const FEEDBACK_MAX: usize = 1_000_000;
 
@@ -91,14 +95,16 @@ pub struct ServerArgs {
         value_name = "BYTES"
     )]
     pub ranking_cache_bytes: u64,
-    /// Items that the recommender is asked for when the caller does not say, 1 to 500
+    /// Items that the recommender is asked for when the caller does not say: 1 to 500, or `all`, which
+    /// is as many as the catalog has, 500 at most; with fewer, slots whose items all rank below stay
+    /// empty
     #[arg(
         long,
         env = "TOUCHLINE_NUM_RESULTS",
-        default_value_t = 10,
-        value_name = "COUNT"
+        default_value_t = NumResults::Count(10),
+        value_name = "COUNT|all"
     )]
-    pub num_results: u32,
+    pub num_results: NumResults,
     /// What is known of consumers, a CSV file in Personalize's users schema: USER_ID and any of AGE,
     /// GENDER, COUNTRY and further columns [default: nothing is known of anybody]
     #[arg(long, env = "TOUCHLINE_USERS", value_name = "FILE")]
@@ -184,7 +190,7 @@ impl Default for ServerArgs {
             personalize_concurrency: 64,
             ranking_ttl: Duration::from_secs(30),
             ranking_cache_bytes: 64 << 20,
-            num_results: 10,
+            num_results: NumResults::Count(10),
             users: None,
             policies: None,
             impressions_bytes: 64 << 20,
@@ -232,7 +238,9 @@ impl ServerArgs {
         duration("--drain", self.drain, Duration::ZERO, minutes)?;
         let concurrency = self.personalize_concurrency;
         count("--personalize-concurrency", concurrency, 10_000)?;
-        count("--num-results", self.num_results as usize, 500)?;
+        let num_results = self.num_results;
+        let checked = num_results.check();
+        checked.map_err(|accepted| refuse("--num-results", num_results, accepted))?;
         count("--feedback-max", self.feedback_max, 10_000_000)?;
         count("--max-calls", self.max_calls, 1_000_000)?;
         count("--max-batches", self.max_batches, 10_000)?;
@@ -388,8 +396,6 @@ mod tests {
                 &["--listen", "0.0.0.0:1"][..],
                 "--listen 0.0.0.0:1: a loopback",
             ),
-            (&["--num-results", "0"], "--num-results 0: 1 to 500"),
-            (&["--num-results", "501"], "--num-results 501: 1 to 500"),
             (
                 &["--context-keys", "goal"],
                 "--context-keys goal: keys in upper",
@@ -446,6 +452,25 @@ mod tests {
             let error = parsed(flags).validate().unwrap_err().to_string();
             assert!(error.starts_with(named), "{flags:?} gave {error}");
         }
+    }
+
+    #[test]
+    fn a_bad_number_of_results_is_named_with_what_is_accepted() {
+        for bad in ["0", "501", "many"] {
+            let parsed = Command::try_parse_from(["server", "--num-results", bad]);
+            let error = parsed.unwrap_err().to_string();
+            let named = format!("'{bad}' for '--num-results <COUNT|all>': 1 to 500 is accepted");
+            assert!(error.contains(&named), "{error}");
+        }
+        let args = ServerArgs {
+            num_results: NumResults::Count(501),
+            ..ServerArgs::default()
+        };
+        assert_eq!(
+            args.validate().unwrap_err().to_string(),
+            "--num-results 501: 1 to 500 is accepted, or `all`"
+        );
+        assert_eq!(parsed(&["--num-results", "all"]).validate(), Ok(()));
     }
 
     #[test]

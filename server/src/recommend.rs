@@ -13,6 +13,9 @@ pub mod embedded;
 pub mod personalize;
 pub mod serving;
 
+/// Items that can be asked for at once (Personalize, GetRecommendations, `numResults`).
+pub const NUM_RESULTS_MAX: u32 = 500;
+
 /// Asks for one ranking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {

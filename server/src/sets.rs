@@ -10,6 +10,7 @@ use touchline_store::event::{Context, EventState};
 use crate::{
     catalog::{Catalog, CatalogCache},
     components::{Moderated, policies::Reason},
+    config::NumResults,
     counters::Counters,
     error::Error,
     moderation::{Moderation, Occasion},
@@ -45,7 +46,7 @@ pub struct Sets {
     rankings: Arc<Rankings>,
     moderation: Moderation,
     context_keys: Vec<String>,
-    num_results_default: usize,
+    num_results_default: NumResults,
     counters: Arc<Counters>,
 }
 
@@ -56,7 +57,7 @@ impl Sets {
         rankings: Arc<Rankings>,
         moderation: Moderation,
         context_keys: Vec<String>,
-        num_results_default: usize,
+        num_results_default: NumResults,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
@@ -93,7 +94,10 @@ impl Sets {
     /// How many items a recommender is asked for; 0 means the default.
     pub fn num_results(&self, wanted: u32) -> usize {
         match wanted {
-            0 => self.num_results_default,
+            0 => {
+                let items = self.catalog.current().map_or(0, |catalog| catalog.len());
+                self.num_results_default.of(items)
+            }
             wanted => wanted as usize,
         }
     }

@@ -4,6 +4,7 @@
 use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures::{FutureExt, future::BoxFuture};
 use http::Request;
 use tokio::{
     net::TcpListener,
@@ -72,6 +73,10 @@ pub struct Running {
     tasks: TaskTracker,
     ready: watch::Receiver<bool>,
     outcome: oneshot::Receiver<anyhow::Result<()>>,
+    /// Whoever started the server wants it to end.
+    asked: CancellationToken,
+    /// It ends, for whatever reason.
+    ending: CancellationToken,
 }
 
 impl Running {
@@ -83,15 +88,26 @@ impl Running {
         Ok(())
     }
 
-    /// Waits until everything has ended after shutdown was asked for. An error says why serving
-    /// ended before.
+    /// Waits until the server begins to end: because it was asked to, or because one of its tasks
+    /// ended by itself. [`Self::stopped`] says which.
+    pub async fn ending(&self) {
+        self.ending.cancelled().await;
+    }
+
+    /// Waits until everything has ended. An error says why, if nobody had asked for it.
     pub async fn stopped(self) -> anyhow::Result<()> {
         self.tasks.wait().await;
-        self.outcome.await.unwrap_or(Ok(()))
+        let outcome = self.outcome.await.context("serving ended in a panic");
+        outcome.flatten()?;
+        anyhow::ensure!(
+            self.asked.is_cancelled(),
+            "one of its tasks ended; the log says more"
+        );
+        Ok(())
     }
 }
 
-/// Binds and serves until `shutdown` is cancelled. Returns as soon as it listens; while the store
+/// Binds and serves until `shutdown` is cancelled, or a task that has to be there ends. Returns as soon as it listens; while the store
 /// cannot be reached, health says NOT_SERVING and it is tried again.
 pub async fn start(
     args: ServerArgs,
@@ -99,6 +115,7 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> anyhow::Result<Running> {
     args.validate()?;
+    let (asked, shutdown) = (shutdown.clone(), shutdown.child_token());
     let counters = Arc::new(Counters::default());
     let policies = policies(&args, &counters)?;
     let moderation = moderation(&args, policies.clone(), &counters).await?;
@@ -116,7 +133,7 @@ pub async fn start(
         rankings,
         moderation,
         args.context_keys.clone(),
-        args.num_results as usize,
+        args.num_results,
         counters.clone(),
     );
     let api = Api {
@@ -142,23 +159,27 @@ pub async fn start(
         counters: counters.clone(),
         shutdown: shutdown.clone(),
     };
-    tasks.spawn(events.clone().keep_following(shutdown.clone()));
-    tasks.spawn(events.clone().keep_polling(shutdown.clone()));
+    let ending = shutdown.clone();
+    let essential = |task| spawn_essential(&tasks, &ending, task);
+    essential(events.clone().keep_following(shutdown.clone()).boxed());
+    essential(events.clone().keep_polling(shutdown.clone()).boxed());
     if let Some(ranker) = ranker {
         let shutdown = shutdown.clone();
-        tasks.spawn(async move { ranker.keep_compact(shutdown).await });
+        essential(async move { ranker.keep_compact(shutdown).await }.boxed());
     }
-    tasks.spawn(policies.keep_fresh(shutdown.clone()));
+    essential(policies.keep_fresh(shutdown.clone()).boxed());
     let refresh = args.catalog_refresh;
-    tasks.spawn(async move {
+    let loading = async move {
         let loading = load(&store, &catalog, &health, &ready);
         shutdown.run_until_cancelled(loading).await;
         catalog.keep_fresh(refresh, shutdown).await;
-    });
-    tasks.spawn(async move {
+    };
+    essential(loading.boxed());
+    let serving = async move {
         // Whoever dropped the receiver does not want to know.
         let _ = report.send(serving.run(&args).await);
-    });
+    };
+    essential(serving.boxed());
     tasks.close();
     tracing::info!(address = %grpc_address, "gRPC listens");
     Ok(Running {
@@ -168,6 +189,8 @@ pub async fn start(
         tasks,
         ready: receiver,
         outcome,
+        asked,
+        ending,
     })
 }
 
@@ -204,6 +227,16 @@ async fn moderation(
         impressions,
         counters.clone(),
     ))
+}
+
+/// Spawns a task that is there until shutdown. Should it end before, in a panic too, the server ends:
+/// half of one that still answers would be worse.
+fn spawn_essential(tasks: &TaskTracker, ending: &CancellationToken, task: BoxFuture<'static, ()>) {
+    let end = ending.clone().drop_guard();
+    tasks.spawn(async move {
+        task.await;
+        drop(end);
+    });
 }
 
 /// The catalog, what ranks its items, and the ranker where that is this process.
@@ -398,5 +431,24 @@ impl Serving {
         // Closing is reading an error: there is nothing to wait for but the scheduler.
         let _ = timeout(CLOSE_TIMEOUT, serving).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_others() {
+        let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
+        spawn_essential(&tasks, &ending, ending.clone().cancelled_owned().boxed());
+        spawn_essential(
+            &tasks,
+            &ending,
+            async { panic!("as the test wants") }.boxed(),
+        );
+        tasks.close();
+        let ended = timeout(Duration::from_secs(10), tasks.wait()).await;
+        assert!(ended.is_ok() && ending.is_cancelled());
     }
 }

@@ -74,6 +74,14 @@ pub enum Error {
         /// Why.
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// A part of the stack ended although nobody asked it to.
+    #[error("{part} ended by itself; {}", how_it_ended(.ending.as_deref()))]
+    PartEnded {
+        /// Which part.
+        part: &'static str,
+        /// What went wrong when everything was ended: why, if the part says so itself.
+        ending: Option<Box<Error>>,
+    },
     /// A file or folder.
     #[error("{}: {reason}", .path.display())]
     File {
@@ -95,6 +103,13 @@ impl Error {
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
+}
+
+fn how_it_ended(error: Option<&Error>) -> String {
+    error.map_or_else(
+        || "the log says why if it does".to_owned(),
+        Error::to_string,
+    )
 }
 
 fn server_text(server: &str, error: &touchline_client::Error) -> String {

@@ -26,14 +26,21 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     match runtime.block_on(interruptible(cli)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(format_args!("touchline: {error}"));
-            match error {
-                Error::Interrupted => ExitCode::from(signals::INTERRUPTED),
-                _ => ExitCode::FAILURE,
+            let code = exit_code(&error);
+            if code != 0 {
+                output::note(format_args!("touchline: {error}"));
             }
+            ExitCode::from(code)
         }
+    }
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Interrupted => signals::INTERRUPTED,
+        error if error.is_broken_pipe() => 0,
+        _ => 1,
     }
 }
 
@@ -80,5 +87,16 @@ async fn until(
     tokio::select! {
         result = command => result,
         () = shutdown.cancelled() => Err(Error::Interrupted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_that_lost_a_part_ends_with_1() {
+        let part = "the server";
+        assert_eq!(exit_code(&Error::PartEnded { part, ending: None }), 1);
     }
 }

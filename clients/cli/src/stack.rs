@@ -17,7 +17,10 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use touchline_push::{PushArgs, Round};
-use touchline_server::{ServerArgs, config::RecommenderKind};
+use touchline_server::{
+    ServerArgs,
+    config::{NumResults, RecommenderKind},
+};
 use touchline_store::{
     aws::AwsArgs,
     embedded::{Embedded, Place},
@@ -34,6 +37,14 @@ const SECOND_LOOK: Duration = Duration::from_millis(100);
 /// The store belongs to this process, so nobody waits for the lease: a machine that is busy for a
 /// while shall not lose it.
 const LEASE_DURATION: Duration = Duration::from_secs(60);
+
+/// Longest wait for the end of a part, which drains for ten seconds at most.
+const END_MAX: Duration = Duration::from_secs(15);
+
+/// The parts, as they are named to people.
+const EMBEDDED: &str = "the embedded DynamoDB";
+const SERVER: &str = "the server";
+const PUSH: &str = "the push adapter";
 
 /// What runs, and where.
 #[derive(Debug, Clone, Args)]
@@ -111,15 +122,15 @@ pub struct StackArgs {
     /// The Personalize campaign to ask; needed with --recommender personalize
     #[arg(long, env = "TOUCHLINE_CAMPAIGN_ARN", value_name = "ARN")]
     pub campaign_arn: Option<String>,
-    /// Items of a ranking, 1 to 500; the demo's whole catalog has 40, and with fewer some fans' slots
-    /// stay empty
+    /// Items that the recommender is asked for: 1 to 500, or `all`, which is as many as the catalog
+    /// has, 500 at most; with fewer, slots whose items all rank below stay empty
     #[arg(
         long,
         env = "TOUCHLINE_NUM_RESULTS",
-        default_value_t = 40,
-        value_name = "COUNT"
+        default_value_t = NumResults::All,
+        value_name = "COUNT|all"
     )]
-    pub num_results: u32,
+    pub num_results: NumResults,
     /// Interactions that the embedded ranker learns from, a CSV file in Personalize's schema with
     /// context columns [default: interactions.csv in the data folder, where the demo's are written
     /// if there is none]
@@ -297,16 +308,41 @@ impl Stack {
         self.push.rounds()
     }
 
+    /// Waits until a part ends although nobody asked it to, and names it. What is left is for
+    /// [`Stack::stop`].
+    pub async fn part_ended(&self) -> &'static str {
+        let mut led = self.push.led();
+        tokio::select! {
+            () = self.embedded.ended() => EMBEDDED,
+            () = self.server.ending() => SERVER,
+            // Nothing but the end of the leader closes it.
+            _ = led.wait_for(|_| false) => PUSH,
+        }
+    }
+
     /// Ends everything in order: the push adapter, the server, the store. Each part ends even if
-    /// one before it did not end well; the first such error is returned.
+    /// one before it did not end well, or not in time; the first such error is returned.
     pub async fn stop(self) -> Result<(), Error> {
         self.push_shutdown.cancel();
-        let push = self.push.stopped().await;
+        let push = ended("the push adapter does not end well", self.push.stopped()).await;
         self.server_shutdown.cancel();
-        let server = self.server.stopped().await;
+        let server = ended("the server does not end well", self.server.stopped()).await;
         self.embedded.stop().await;
-        push.map_err(|source| part("the push adapter does not end well", source))?;
-        server.map_err(|source| part("the server does not end well", source))
+        push.and(server)
+    }
+}
+
+/// Waits for a part's end, but not for ever: one that has lost what it needs may hang on to it.
+async fn ended<E>(
+    what: &'static str,
+    stopped: impl Future<Output = Result<(), E>>,
+) -> Result<(), Error>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match tokio::time::timeout(END_MAX, stopped).await {
+        Ok(ended) => ended.map_err(|source| part(what, source)),
+        Err(_) => Err(part(what, format!("not within {} s", END_MAX.as_secs()))),
     }
 }
 
@@ -346,5 +382,37 @@ fn part(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send +
     Error::Part {
         what,
         source: source.into(),
+    }
+}
+
+/// A part, and what makes it end as if by itself.
+#[cfg(test)]
+type PartAndEnd = (&'static str, fn(&Stack));
+
+#[cfg(test)]
+impl Stack {
+    pub(crate) const PARTS: [PartAndEnd; 3] = [
+        (EMBEDDED, |stack| stack.embedded.begin_stop()),
+        (SERVER, |stack| stack.server_shutdown.cancel()),
+        (PUSH, |stack| stack.push_shutdown.cancel()),
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_is_named() {
+        for (part, end) in Stack::PARTS {
+            let stack = Stack::start(StackArgs::in_memory()).await.unwrap();
+            let mut ended = std::pin::pin!(stack.part_ended());
+            assert!(poll!(&mut ended).is_pending(), "all parts are there");
+            end(&stack);
+            let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+            assert_eq!(ended, Ok(part));
+        }
     }
 }

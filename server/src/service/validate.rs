@@ -7,11 +7,10 @@ use touchline_store::{event::Context, ids::InvalidId};
 
 use crate::{
     error::{Error, Violation},
+    recommend::NUM_RESULTS_MAX,
     sets::CONTEXT_CHARACTERS_MAX,
 };
 
-/// Items that can be asked for at once (Personalize, GetRecommendations, `numResults`).
-const NUM_RESULTS_MAX: u32 = 500;
 /// Keys of a context (Personalize, GetRecommendations, `context`).
 const CONTEXT_KEYS_MAX: usize = 150;
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use dynoxide::Database;
-use tokio::{runtime, sync::oneshot, time};
+use tokio::{runtime, time};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
@@ -49,7 +49,8 @@ pub enum Place {
 pub struct Embedded {
     address: SocketAddr,
     database: Database,
-    ended: oneshot::Receiver<()>,
+    ended: CancellationToken,
+    stopping: CancellationToken,
     stop: DropGuard,
 }
 
@@ -74,13 +75,13 @@ impl Embedded {
         let opened = tokio::task::spawn_blocking(move || open(&place)).await;
         let (database, lock) = opened.map_err(|panic| Error::Unavailable(Box::new(panic)))??;
         let address = listener.local_addr().map_err(|source| io(listen, source))?;
-        let (stop, (end, ended)) = (CancellationToken::new(), oneshot::channel());
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let serving = Serving {
             listener,
             database: database.clone(),
             lock,
             stop: stop.clone(),
-            end,
+            end: ended.clone().drop_guard(),
         };
         thread::Builder::new()
             .name("dynamodb".to_owned())
@@ -90,6 +91,7 @@ impl Embedded {
             address,
             database,
             ended,
+            stopping: stop.clone(),
             stop: stop.drop_guard(),
         })
     }
@@ -104,6 +106,16 @@ impl Embedded {
         sweep(self.database.clone()).await
     }
 
+    /// Waits until it has ended: its thread, however that came about.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Begins to end serving; [`Self::stop`] does too, and waits.
+    pub fn begin_stop(&self) {
+        self.stopping.cancel();
+    }
+
     /// Ends serving and closes the data: when this returns the folder can be opened again.
     pub async fn stop(self) {
         let Self {
@@ -114,8 +126,7 @@ impl Embedded {
         } = self;
         drop(database);
         drop(stop);
-        // The sender is dropped when its thread ends, however it ends.
-        let _ = ended.await;
+        ended.cancelled().await;
     }
 }
 
@@ -125,7 +136,8 @@ struct Serving {
     database: Database,
     lock: Option<File>,
     stop: CancellationToken,
-    end: oneshot::Sender<()>,
+    /// Dropped when the thread ends, in a panic too.
+    end: DropGuard,
 }
 
 impl Serving {

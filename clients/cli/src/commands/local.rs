@@ -89,16 +89,26 @@ pub struct LocalArgs {
 /// Runs the command until `shutdown`.
 pub async fn run(args: LocalArgs, shutdown: CancellationToken) -> Result<(), Error> {
     let begin = Instant::now();
-    begin_log(args.log, LogFormat::Text);
-    let data = (!args.stack.memory).then(|| args.stack.data_dir.clone());
-    let demo = args.stack.demo;
+    begin_log(args.log.clone(), LogFormat::Text);
     let listener = listen_for_page(args.page_port, &args.stack).await?;
     let stack = tokio::select! {
-        stack = Stack::start(args.stack) => stack?,
+        stack = Stack::start(args.stack.clone()) => stack?,
         () = shutdown.cancelled() => return Err(Error::Interrupted),
     };
+    show(stack, listener, args, begin, shutdown).await
+}
+
+/// Shows what happens in the stack until `shutdown`, or until a part of it ends; then ends it.
+async fn show(
+    stack: Stack,
+    listener: TcpListener,
+    args: LocalArgs,
+    begin: Instant,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let data = (!args.stack.memory).then(|| args.stack.data_dir.clone());
     let tasks = TaskTracker::new();
-    if demo {
+    if args.stack.demo {
         connect_fans(&tasks, &stack, args.fans, &shutdown);
     }
     let audience = tasks.len();
@@ -134,11 +144,28 @@ pub async fn run(args: LocalArgs, shutdown: CancellationToken) -> Result<(), Err
         let played = play_steered(client(&stack)?, game, event_id, true, steering);
         watch_replay(&stack, &desk, played, args.format, &shutdown).await
     };
-    let watched = watched.await;
+    let watched = tokio::select! {
+        // First, as what else fails then fails because of it.
+        biased;
+        part = stack.part_ended() => Err(Error::PartEnded { part, ending: None }),
+        watched = watched => watched,
+    };
     // Whatever ended the watching, the stack ends in order.
+    match watched {
+        Err(Error::PartEnded { part, .. }) => output::note(format_args!(
+            "\n{part} ended by itself; ending the rest in order; Ctrl-C twice ends at once"
+        )),
+        _ => output::note("\nending in order; Ctrl-C again ends at once"),
+    }
     shutdown.cancel();
-    end(stack, &tasks, data).await?;
-    watched
+    let ended = end(stack, &tasks, data).await;
+    match watched {
+        Err(Error::PartEnded { part, .. }) => Err(Error::PartEnded {
+            part,
+            ending: ended.err().map(Box::new),
+        }),
+        watched => ended.and(watched),
+    }
 }
 
 /// Connects the demo's fans, who print nothing: they are there to be served.
@@ -254,7 +281,6 @@ async fn listen_for_page(port: u16, stack: &StackArgs) -> Result<TcpListener, Er
 
 /// Ends everything, and says so.
 async fn end(stack: Stack, tasks: &TaskTracker, data: Option<PathBuf>) -> Result<(), Error> {
-    output::note("\nending in order; Ctrl-C again ends at once");
     tasks.wait().await;
     stack.stop().await?;
     match data {
@@ -262,4 +288,55 @@ async fn end(stack: Stack, tasks: &TaskTracker, data: Option<PathBuf>) -> Result
         None => output::note("ended; nothing was kept"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    fn args() -> LocalArgs {
+        let mut flags = vec!["touchline", "--memory", "--no-replay"];
+        for port in [
+            "--page-port",
+            "--fans-port",
+            "--management-port",
+            "--grpc-port",
+            "--push-grpc-port",
+            "--dynamodb-port",
+        ] {
+            flags.extend([port, "0"]);
+        }
+        Cli::parse_from(flags).local
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_is_named_and_ends_the_rest_in_order() {
+        for (part, end_it) in Stack::PARTS {
+            let args = args();
+            let listener = listen_for_page(0, &args.stack).await.unwrap();
+            let page = listener.local_addr().unwrap();
+            let stack = Stack::start(args.stack.clone()).await.unwrap();
+            let addresses = stack.addresses();
+            let places = [page, addresses.grpc, addresses.dynamodb];
+
+            end_it(&stack);
+            let shutdown = CancellationToken::new();
+            let showing = show(stack, listener, args, Instant::now(), shutdown);
+            let shown = tokio::time::timeout(Duration::from_secs(40), showing).await;
+            let error = shown.unwrap().unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("{part} ended by itself")),
+                "{error}"
+            );
+            for place in places {
+                let free = std::net::TcpListener::bind(place);
+                assert!(free.is_ok(), "{place} after {part} ended");
+            }
+        }
+    }
 }

@@ -73,6 +73,17 @@ async fn a_folder_belongs_to_one_at_a_time_and_dropping_frees_it() {
 }
 
 #[tokio::test]
+async fn its_end_is_noticed_by_whoever_waits_for_it() {
+    let embedded = Embedded::start(Place::Memory, anywhere()).await.unwrap();
+    let mut ended = std::pin::pin!(embedded.ended());
+    assert!(futures::poll!(&mut ended).is_pending());
+    embedded.begin_stop();
+    tokio::time::timeout(Duration::from_secs(10), ended)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_can_be_recognised() {
     let embedded = Embedded::start(Place::Memory, anywhere()).await.unwrap();
     let error = Embedded::start(Place::Memory, embedded.address())
