@@ -160,8 +160,10 @@ async def many_changes():
     await put(row("quick", match_event="GOAL", score_difference="2"))
 
     newest = await eventually(lambda: records_of("quick")[100:])
-    sequence = newest[-1]["dynamodb"]["SequenceNumber"].zfill(40)
-    envelope = await second.receive_until(lambda message: message.get("sequence") == sequence)
+    record = newest[-1]["dynamodb"]["SequenceNumber"].zfill(40)
+    envelope = await second.receive_until(
+        lambda message: (message.get("sequence") or "").endswith("." + record)
+    )
     wanted = first_of_each_type(envelope)
     await first.receive_until(lambda message: message == wanted)
     await delete("quick")
