@@ -167,7 +167,8 @@ pub async fn start(
         let shutdown = shutdown.clone();
         essential(async move { ranker.keep_compact(shutdown).await }.boxed());
     }
-    essential(policies.keep_fresh(shutdown.clone()).boxed());
+    // Without a file it has nothing to do.
+    tasks.spawn(policies.keep_fresh(shutdown.clone()));
     let refresh = args.catalog_refresh;
     let loading = async move {
         let loading = load(&store, &catalog, &health, &ready);
