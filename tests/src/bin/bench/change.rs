@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use clap::builder::RangedU64ValueParser;
 use tokio::time::Instant;
 use touchline_client::Client;
 use touchline_tests::calls;
@@ -15,7 +16,7 @@ use crate::{
     figures::{self, Figure, Latencies},
     load::{Complete, unix_ns},
     prototype::Prototype,
-    system::{Load, System},
+    system::{self, Load, System},
 };
 
 /// What happens in the match, in turn.
@@ -36,11 +37,17 @@ const STARTS: usize = 10;
 /// way with 1,000 sessions.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Print JSON, one object a figure
+    /// Print JSON, one object a figure, and the table to standard error
     #[arg(long)]
     json: bool,
-    /// How many fans watch, one measurement for each
-    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_values_t = [6, 100, 1_000])]
+    /// How many fans watch, one measurement for each, separated by commas; at most 10,000
+    #[arg(
+        long,
+        value_name = "COUNT",
+        value_delimiter = ',',
+        default_values_t = [6, 100, 1_000],
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000)
+    )]
     fans: Vec<usize>,
     /// Changes of a measurement
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=400))]
@@ -51,6 +58,25 @@ pub(crate) struct Args {
     /// Changes in the prototype's way
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+}
+
+/// What a measurement may take beside its changes, for the start, the fans and the last change.
+const MEASUREMENT_MAX: Duration = Duration::from_secs(90);
+
+/// What a session in the prototype's way may take: four times its two calls.
+const SESSION_MAX: Duration = Duration::from_millis(100);
+
+impl Args {
+    /// A run that takes longer is stuck.
+    pub(crate) fn run_max(&self) -> Duration {
+        let changes = Duration::from_millis(self.interval_ms) * self.changes;
+        let measurements = self.fans.len() + 2;
+        let sessions: usize = self.fans.iter().sum();
+        let times = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        system::DEADLINE
+            .saturating_add((MEASUREMENT_MAX + changes).saturating_mul(times(measurements)))
+            .saturating_add((SESSION_MAX * self.rounds).saturating_mul(times(sessions)))
+    }
 }
 
 /// How long fans may take to connect and have the event's set.
@@ -73,10 +99,11 @@ struct Measured {
 
 /// Runs the benchmark and prints its figures.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let mut figures = starts().await?;
+    let mut figures = Vec::new();
     if let Some(&fans) = args.fans.first() {
         figures.extend(twice_the_same(&args, fans).await?);
     }
+    figures.push(starts().await?);
     for &fans in &args.fans {
         eprintln!("{fans} fans");
         let measured = measure(&args, fans).await?;
@@ -85,13 +112,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     if args.json {
         figures::print_json(&figures)?;
+        eprint!("{}", figures::table(&figures));
     } else {
-        figures::print_table(&figures);
+        print!("{}", figures::table(&figures));
     }
     Ok(())
 }
 
-async fn starts() -> Result<Vec<Figure>> {
+async fn starts() -> Result<Figure> {
     eprintln!("{STARTS} starts");
     let mut latencies = Latencies::new();
     for _ in 0..STARTS {
@@ -99,7 +127,7 @@ async fn starts() -> Result<Vec<Figure>> {
         latencies.record(system.start_to_ready);
         system.stop().await?;
     }
-    Ok(vec![Figure::quantile("start to ready", &latencies, 0.5)])
+    Ok(Figure::quantile("start to ready", &latencies, 0.5))
 }
 
 /// The same measurement twice: how far apart two figures stand of which neither is better.
@@ -151,12 +179,12 @@ async fn measure(args: &Args, fans: usize) -> Result<Measured> {
     let client = system.client()?;
     let first = change(&client, 0).await?;
     // One fan comes and goes, so that the memory of the first ranking is not taken for a fan's.
-    let mut one = Load::start(&system.gateway(), 1)?;
+    let mut one = Load::start(system.gateway(), 1)?;
     let (first, _) = all_have(&client, &mut one, first).await?;
     drop(one);
 
     let resident_before = system.resident_bytes()?;
-    let mut load = Load::start(&system.gateway(), fans)?;
+    let mut load = Load::start(system.gateway(), fans)?;
     let (_, ready) = all_have(&client, &mut load, first).await?;
     let connected_bytes = system.resident_bytes()?.saturating_sub(resident_before);
 
@@ -317,5 +345,18 @@ mod tests {
     fn a_run_whose_last_change_does_not_reach_all_fails() {
         let due = [due("a", 100), due("b", 200)];
         assert!(settle(&due, &[complete("a", 110)]).is_err());
+    }
+    #[test]
+    fn the_limit_of_a_run_leaves_room_for_twice_what_it_takes() {
+        let args = Args {
+            json: false,
+            fans: vec![6, 100, 1_000],
+            changes: 200,
+            interval_ms: 100,
+            rounds: 3,
+        };
+        let changes = Duration::from_secs(20) * 5;
+        let prototype = Duration::from_millis(25) * (6 + 100 + 1_000) * 3;
+        assert!(args.run_max() > 2 * (changes + prototype));
     }
 }

@@ -99,10 +99,10 @@ pub(crate) fn print_json(figures: &[Figure]) -> Result<()> {
     Ok(())
 }
 
-/// Prints figures as a table that is Markdown too.
-pub(crate) fn print_table(figures: &[Figure]) {
-    let rows: Vec<[String; 6]> = figures.iter().map(row).collect();
+/// Figures as a table that is Markdown too.
+pub(crate) fn table(figures: &[Figure]) -> String {
     let head = ["figure", "value", "min … max", "n", "baseline", "ratio"].map(str::to_owned);
+    let rows: Vec<[String; 6]> = figures.iter().map(row).collect();
     let widths: [usize; 6] = std::array::from_fn(|column| {
         let cells = rows.iter().chain([&head]);
         cells
@@ -110,11 +110,9 @@ pub(crate) fn print_table(figures: &[Figure]) {
             .max()
             .unwrap_or(0)
     });
-    print_row(&head, &widths);
-    print_row(&widths.map(|width| "-".repeat(width)), &widths);
-    for row in &rows {
-        print_row(row, &widths);
-    }
+    let rule = widths.map(|width| "-".repeat(width));
+    let lines = [&head, &rule].into_iter().chain(&rows);
+    lines.map(|cells| line(cells, &widths)).collect()
 }
 
 fn row(figure: &Figure) -> [String; 6] {
@@ -129,12 +127,12 @@ fn row(figure: &Figure) -> [String; 6] {
     ]
 }
 
-fn print_row(cells: &[String; 6], widths: &[usize; 6]) {
+fn line(cells: &[String; 6], widths: &[usize; 6]) -> String {
     let cells = cells.iter().zip(widths);
     let cells: Vec<String> = cells
         .map(|(cell, width)| format!("{cell:width$}"))
         .collect();
-    println!("| {} |", cells.join(" | "));
+    format!("| {} |\n", cells.join(" | "))
 }
 
 /// About three digits.
@@ -163,5 +161,22 @@ mod tests {
         assert_eq!((p99.n, p99.figure.as_str()), (100, "change, p99"));
         let ratio = p99.against(990.0).ratio;
         assert!(ratio.is_some_and(|ratio| (ratio - 0.1).abs() < 0.001));
+    }
+
+    #[test]
+    fn a_table_lines_up_its_columns() {
+        let figures = [
+            Figure::one("CPU a push", 202.0, "µs", 4_000),
+            Figure::one("short", 0.5, "ms", 1).against(5.0),
+        ];
+        assert_eq!(
+            table(&figures),
+            "\
+| figure     | value   | min … max   | n    | baseline | ratio |
+| ---------- | ------- | ----------- | ---- | -------- | ----- |
+| CPU a push | 202 µs  | 202 … 202   | 4000 |          |       |
+| short      | 0.50 ms | 0.50 … 0.50 | 1    | 5.00 ms  | 0.10  |
+"
+        );
     }
 }

@@ -7,13 +7,9 @@ mod load;
 mod prototype;
 mod system;
 
-use std::time::Duration;
-
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-
-/// No benchmark runs longer.
-const RUN_MAX: Duration = Duration::from_secs(240);
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures Touchline on this machine.
 ///
@@ -41,14 +37,31 @@ enum Name {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
-    let run = async {
-        match args.name {
-            Name::Change(args) => change::run(args).await,
-            Name::Load(args) => load::run(args).await,
+    match Args::parse().name {
+        Name::Change(args) => {
+            let run_max = args.run_max();
+            tokio::select! {
+                done = tokio::time::timeout(run_max, change::run(args)) => {
+                    done.with_context(|| format!("not done after {run_max:?}"))?
+                }
+                // Left by dropping what runs, so that no process stays behind.
+                () = told_to_end() => bail!("told to end"),
+            }
         }
+        Name::Load(args) => load::run(args).await,
+    }
+}
+
+/// Waits for Ctrl-C or a request to terminate.
+async fn told_to_end() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return std::future::pending().await;
     };
-    tokio::time::timeout(RUN_MAX, run)
-        .await
-        .with_context(|| format!("not done after {RUN_MAX:?}"))?
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }

@@ -2,26 +2,25 @@
 //! Reads what the kernel says of them; sets up no measurement.
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    net::TcpStream,
+    io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
 };
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use touchline_client::Client;
-use touchline_tests::process::free_address;
 
 use crate::load::Complete;
 
 /// Nothing that is waited for takes longer.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Ticks of `/proc/PID/stat` a second: USER_HZ, which is 100 on every architecture in use.
 const TICKS_A_SECOND: u64 = 100;
@@ -31,61 +30,74 @@ const TICKS_A_SECOND: u64 = 100;
 pub(crate) struct System {
     child: Child,
     pid: u32,
-    fans: SocketAddr,
-    grpc: SocketAddr,
-    /// From the start of the process until both ports answered.
+    ready: Ready,
+    /// From the start of the process until it said that it is ready.
     pub(crate) start_to_ready: Duration,
+    // What it prints is read to its end, so that it never waits for a reader.
+    _draining: AbortOnDropHandle<()>,
+    // Its working directory and its temporary files; removed after it was killed.
     _folder: TempDir,
 }
 
+/// The line by which `touchline local --json` says that it is ready, and where.
+#[derive(Debug, Deserialize)]
+struct Ready {
+    server: String,
+    gateway: String,
+}
+
 impl System {
-    /// Starts it, in memory and without a replay, and waits until it answers.
+    /// Starts it, in memory, without a replay and on free ports, and waits until it says that it is
+    /// ready.
     pub(crate) async fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let (fans, grpc) = (free_address()?, free_address()?);
-        let ports = [
-            ("--fans-port", fans),
-            ("--grpc-port", grpc),
-            ("--management-port", free_address()?),
-            ("--push-grpc-port", free_address()?),
-            ("--dynamodb-port", free_address()?),
-        ];
         let mut command = Command::new(touchline()?);
-        command.args(["local", "--memory", "--no-replay", "--fans", "0"]);
-        command.args(["--page-port", "0"]);
-        for (flag, address) in ports {
-            command.args([flag, &address.port().to_string()]);
+        command.args(["local", "--json", "--memory", "--no-replay", "--fans", "0"]);
+        for port in [
+            "page",
+            "fans",
+            "grpc",
+            "management",
+            "push-grpc",
+            "dynamodb",
+        ] {
+            command.args([&format!("--{port}-port"), "0"]);
         }
         let start = Instant::now();
         let mut child = command
             .current_dir(folder.path())
+            .env("TMPDIR", folder.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .context("touchline does not start")?;
         let pid = child.id().context("it has not ended")?;
-        for address in [grpc, fans] {
-            answers(&mut child, address, start).await?;
-        }
+        let stdout = child.stdout.take().context("standard output is piped")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let ready = tokio::time::timeout(DEADLINE, ready(&mut lines)).await;
+        let ready = ready.context("touchline does not say that it is ready")??;
+        let start_to_ready = start.elapsed();
+        let draining = TaskTracker::new()
+            .spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Self {
             child,
             pid,
-            fans,
-            grpc,
-            start_to_ready: start.elapsed(),
+            ready,
+            start_to_ready,
+            _draining: AbortOnDropHandle::new(draining),
             _folder: folder,
         })
     }
 
     /// URL of the fans' WebSocket.
-    pub(crate) fn gateway(&self) -> String {
-        format!("ws://{}/dev", self.fans)
+    pub(crate) fn gateway(&self) -> &str {
+        &self.ready.gateway
     }
 
     /// A client of its gRPC services.
     pub(crate) fn client(&self) -> Result<Client> {
-        Ok(Client::connect(&format!("http://{}", self.grpc))?)
+        Ok(Client::connect(&self.ready.server)?)
     }
 
     /// Processor time that it has used so far, of all its threads.
@@ -103,7 +115,7 @@ impl System {
         Ok(kibibytes.context("no VmRSS")?.trim().parse::<u64>()? * 1_024)
     }
 
-    /// Ends it.
+    /// Kills it: nothing of it is kept.
     pub(crate) async fn stop(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }
@@ -144,17 +156,15 @@ impl Load {
     }
 }
 
-/// Waits until something listens.
-async fn answers(child: &mut Child, address: SocketAddr, start: Instant) -> Result<()> {
-    while TcpStream::connect(address).await.is_err() {
-        if let Some(status) = child.try_wait()? {
-            bail!("touchline ended: {status}");
+/// Reads until the line that says where everything is.
+async fn ready(lines: &mut Lines<impl AsyncBufRead + Unpin>) -> Result<Ready> {
+    while let Some(line) = lines.next_line().await? {
+        let said: serde_json::Value = serde_json::from_str(&line)?;
+        if said["type"] == "ready" {
+            return Ok(serde_json::from_value(said)?);
         }
-        ensure!(start.elapsed() < DEADLINE, "nothing listens on {address}");
-        // The pace of looking.
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Ok(())
+    bail!("touchline ended before it was ready")
 }
 
 /// The binary `touchline` beside this one.
@@ -185,5 +195,18 @@ mod tests {
     fn processor_time_is_read_past_a_name_with_spaces_and_parentheses() {
         let stat = "7 (a (b) c) S 1 7 7 0 -1 4194304 9 0 0 0 30 12 0 0 20 0 1 0 5 6 7";
         assert_eq!(ticks(stat), Some(42));
+    }
+    #[tokio::test]
+    async fn a_system_is_ready_once_it_says_so() -> Result<()> {
+        let said = "{\"type\":\"other\"}\n\
+            {\"type\":\"ready\",\"server\":\"http://s\",\"gateway\":\"ws://g\"}\n";
+        let ready = ready(&mut said.as_bytes().lines()).await?;
+        assert_eq!((&*ready.server, &*ready.gateway), ("http://s", "ws://g"));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_system_that_ends_before_it_is_ready_is_an_error() {
+        assert!(ready(&mut "{}\n".as_bytes().lines()).await.is_err());
     }
 }
