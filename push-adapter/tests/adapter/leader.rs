@@ -107,6 +107,29 @@ async fn a_second_adapter_stands_by_and_takes_over_when_the_lease_stands_still()
 }
 
 #[tokio::test]
+async fn a_front_that_never_leads_is_posted_to_by_whoever_does_and_leaves_the_lease_alone() {
+    let world = World::start().await;
+    let front = PushArgs {
+        sole_leader: false,
+        never_lead: true,
+        lease_duration: Duration::from_millis(500),
+        post_timeout: Duration::from_millis(250),
+        ..args(&world.server)
+    };
+    let front = Adapter::standing_by(front, &world.store).await;
+    let mut bob = Fan::connect(front.fans()).await;
+    bob.register("bob", "final").await;
+    world.put("1", "GOAL").await;
+    assert_eq!(bob.hear().await, shown("bob", "GOAL"));
+    world.adapter.stop().await;
+    // Who stands by to lead has taken a free lease by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let lease = world.store.lease().await.unwrap().unwrap();
+    assert_eq!(lease.owner, "");
+    front.stop().await;
+}
+
+#[tokio::test]
 async fn a_leader_whose_lease_is_taken_stops_leading() {
     let world = World::with(|args| {
         args.sole_leader = false;
