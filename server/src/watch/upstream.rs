@@ -19,15 +19,16 @@ use crate::service::convert;
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// Rows that are read at the same time.
 const POLL_CONCURRENCY: usize = 16;
-/// How often the lease row is read while a feed is followed: a leader that lost it may not know.
-const LEASE_EVERY: Duration = Duration::from_secs(5);
+/// How often the lease row is read while a feed is followed: a leader that sleeps, or whose machine
+/// died, does not say that it leads no more.
+const LEASE_EVERY: Duration = Duration::from_secs(1);
 /// Finding and reaching the leader takes at most this long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A leader that is silent on the wire for this long, twice, is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// The first pause before the leader is looked for again, doubled up to [`BACK_OFF_MAX`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(200);
-const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// Without a feed for this long, it is worth a line in the log.
 const LOG_AFTER: Duration = Duration::from_secs(3);
 
