@@ -113,6 +113,9 @@ pub struct PushArgs {
     /// belongs to this process alone
     #[arg(long, env = "TOUCHLINE_SOLE_LEADER")]
     pub sole_leader: bool,
+    /// Never take the lease: a front for fans alone, whose connections whoever leads posts to
+    #[arg(long, env = "TOUCHLINE_NEVER_LEAD")]
+    pub never_lead: bool,
     /// Listen beyond this machine without authentication
     #[arg(long, env = "TOUCHLINE_INSECURE")]
     pub insecure: bool,
@@ -229,6 +232,7 @@ impl PushArgs {
                 "letters, digits, - and _ are accepted, at most 128",
             ));
         }
+        self.validate_never_lead()?;
         self.validate_numbers()?;
         self.validate_durations()?;
         if self.post_timeout > self.lease_duration / 2 {
@@ -276,6 +280,18 @@ impl PushArgs {
             }
         }
         Ok(())
+    }
+
+    fn validate_never_lead(&self) -> Result<(), ConfigError> {
+        let reason = match (self.sole_leader, self.connections) {
+            (true, _) => "accepted without --sole-leader, which takes the lease at once",
+            (_, Front::ApiGateway) => "accepted with --connections local: this would do nothing",
+            (false, Front::Local) => return Ok(()),
+        };
+        match self.never_lead {
+            true => Err(invalid("--never-lead", "true", reason)),
+            false => Ok(()),
+        }
     }
 
     fn validate_numbers(&self) -> Result<(), ConfigError> {
@@ -428,6 +444,21 @@ mod tests {
             error,
             "--listen 0.0.0.0:50052: others reach it by no such address; --advertise names one"
         );
+    }
+
+    #[test]
+    fn who_never_leads_is_a_front() {
+        let fronts = |sole_leader, connections| PushArgs {
+            never_lead: true,
+            sole_leader,
+            connections,
+            ..PushArgs::default()
+        };
+        fronts(false, Front::Local).validate().unwrap();
+        for (sole_leader, connections) in [(true, Front::Local), (false, Front::ApiGateway)] {
+            let error = fronts(sole_leader, connections).validate().unwrap_err();
+            assert!(error.to_string().starts_with("--never-lead true: accepted"));
+        }
     }
 
     #[test]

@@ -136,6 +136,14 @@ impl Feeds {
     }
 }
 
+/// Stands by for ever: follows whoever leads, until `shutdown`.
+pub async fn stand_by(leader: Arc<Leader>, shutdown: CancellationToken) {
+    // Nobody waits for the lease, so nobody is told that it is free.
+    let vacant = Notify::new();
+    let following = follow::follow(&leader, &vacant);
+    shutdown.run_until_cancelled(following).await;
+}
+
 /// Stands by, leads while the lease is held, and stands by again, until `shutdown`.
 pub async fn lead(leader: Arc<Leader>, shutdown: CancellationToken) {
     loop {

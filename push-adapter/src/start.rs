@@ -164,7 +164,11 @@ pub async fn start(
     tracker.spawn({
         let drained = drained.clone().drop_guard();
         async move {
-            Box::pin(leader::lead(leader, shutdown)).await;
+            if args.never_lead {
+                leader::stand_by(leader, shutdown).await;
+            } else {
+                Box::pin(leader::lead(leader, shutdown)).await;
+            }
             drop(drained);
         }
     });

@@ -172,6 +172,7 @@ impl Events {
             mailbox: watched.mailbox.clone(),
             event_id: event_id.clone(),
             events: self.clone(),
+            is_polled: false,
             last: None,
             ahead_until: None,
         }
@@ -339,9 +340,11 @@ pub struct Watcher {
     event_id: EventId,
     mailbox: Arc<watch::Sender<Observed>>,
     receiver: watch::Receiver<Observed>,
+    /// Whether what this watcher was given last was polled, for all watchers alike.
+    is_polled: bool,
     /// What this watcher was given last.
     last: Option<Arc<Seen>>,
-    /// Until then the feed may still be behind what was read from the table for this watcher.
+    /// Until then the feed may still be behind what was read from the table.
     ahead_until: Option<Instant>,
 }
 
@@ -358,6 +361,7 @@ impl Watcher {
     fn begin(&mut self, seen: Arc<Seen>) {
         let is_ahead = seen.position.is_none();
         self.ahead_until = is_ahead.then(|| Instant::now() + AHEAD_FOR);
+        self.is_polled = false;
         self.last = Some(seen);
     }
 
@@ -370,10 +374,13 @@ impl Watcher {
                 Observed::Ended => return None,
                 Observed::State(seen) => {
                     let last = self.last.as_ref();
+                    let is_polled = seen.position.is_none();
                     if last.is_some_and(|last| last.looks_like(&seen.state)) {
                         self.ahead_until = None;
-                    } else if self.ahead_until.is_none() {
-                        self.last = Some(seen.clone());
+                    } else if self.ahead_until.is_none() || (self.is_polled && is_polled) {
+                        // What is polled comes in turn; the feed may be behind it.
+                        self.begin(seen.clone());
+                        self.is_polled = is_polled;
                         return Some(seen);
                     }
                     // Otherwise it may be older than what was read; the mailbox keeps it.

@@ -16,23 +16,53 @@ use crate::{convert, fanout::backoff::Backoff};
 /// A feed says nothing for hours; a connection that is silent for this long is dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether another leads by now: a leader that sleeps, or whose machine died,
+/// does not say that it leads no more.
+const LEASE_EVERY: Duration = Duration::from_millis(500);
+
+/// Longest pause before the leader is looked for again. A fan who registers here before it is found
+/// is shown what was heard last, and found by the second look of its fan-out, which is due later.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
 /// Follows whoever leads, for ever, and says by `vacant` when one was heard to leave. Drop it to
 /// stop.
 pub(super) async fn follow(leader: &Leader, vacant: &Notify) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    let mut pauses = pauses();
     loop {
         if let Ok(Some(row)) = leader.store.lease().await
             && !row.owner.is_empty()
-            && let Err(status) = follow_one(leader, row.address).await
         {
-            tracing::debug!(%status, "the leader's feed ended");
-            vacant.notify_one();
+            let ended = tokio::select! {
+                ended = follow_one(leader, row.address.clone(), &mut pauses) => ended,
+                () = moved(leader, &row.owner) => Err(Status::unavailable("another leads")),
+            };
+            if let Err(status) = ended {
+                tracing::debug!(%status, "the leader's feed ended");
+                vacant.notify_one();
+            }
         }
-        tokio::time::sleep(backoff.pause()).await;
+        tokio::time::sleep(pauses.pause()).await;
     }
 }
 
-async fn follow_one(leader: &Leader, address: String) -> Result<(), Status> {
+fn pauses() -> Backoff {
+    Backoff::new(Duration::from_millis(100), PAUSE_MAX)
+}
+
+/// Waits until another holds the lease, or nobody. One that cannot be read says nothing.
+async fn moved(leader: &Leader, owner: &str) {
+    loop {
+        tokio::time::sleep(LEASE_EVERY).await;
+        if let Ok(row) = leader.store.lease().await
+            && row.is_none_or(|row| row.owner != owner)
+        {
+            return;
+        }
+    }
+}
+
+/// Follows a leader until its feed ends; once it was heard of, `pauses` begin anew.
+async fn follow_one(leader: &Leader, address: String, pauses: &mut Backoff) -> Result<(), Status> {
     let endpoint = Endpoint::from_shared(address)
         .map_err(|error| Status::invalid_argument(error.to_string()))?
         .connect_timeout(Duration::from_secs(1))
@@ -40,6 +70,7 @@ async fn follow_one(leader: &Leader, address: String) -> Result<(), Status> {
         .keep_alive_while_idle(true);
     let mut client = ChangeFeedClient::new(endpoint.connect_lazy());
     let mut messages = client.follow(FollowRequest {}).await?.into_inner();
+    *pauses = self::pauses();
     // A new feed, which takes the old one's place once it knows as much.
     let feed = Arc::new(Feed::default());
     while let Some(message) = messages.message().await? {

@@ -73,6 +73,15 @@ impl Watched {
             }
         }
     }
+
+    /// How long after `now` the lease that was read last is free, unless its counter moves.
+    pub fn free_in(&self, now: Instant, duration: Duration) -> Duration {
+        let free_at = self.seen.as_ref().map(|(row, since)| {
+            let lasts = duration.max(row.lasts);
+            *since + lasts
+        });
+        free_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    }
 }
 
 /// A lease that was just taken.
@@ -115,6 +124,8 @@ pub(super) async fn acquire(
         };
         let free = watched.is_free(row.as_ref(), Instant::now(), options.lease_duration);
         if !free && !options.sole {
+            // The look that finds a dead leader's lease free is not a pause late.
+            pause = pause.min(watched.free_in(Instant::now(), options.lease_duration));
             continue;
         }
         let asked = Instant::now();
@@ -211,6 +222,23 @@ mod tests {
         assert!(!is_free(0));
         assert!(!is_free(59));
         assert!(is_free(60));
+    }
+
+    #[test]
+    fn a_lease_that_stands_still_is_free_when_its_duration_has_passed_since_it_was_seen() {
+        let second = Duration::from_secs(1);
+        let start = Instant::now();
+        let mut watched = Watched::default();
+        for (counter, at) in [(1, 0), (2, 1), (2, 2)] {
+            watched.is_free(
+                Some(&row("other", counter)),
+                start + second * at,
+                second * 2,
+            );
+        }
+        let free_in = |at: u32| watched.free_in(start + second * at, second * 2);
+        assert_eq!(free_in(2), second);
+        assert_eq!(free_in(3), Duration::ZERO);
     }
 
     #[test]

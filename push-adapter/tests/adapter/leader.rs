@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tonic::Code;
 use touchline_proto::v1::{
     FollowRequest, change_feed_client::ChangeFeedClient, follow_response::Message,
@@ -9,7 +10,7 @@ use touchline_proto::v1::{
 use touchline_push::PushArgs;
 use touchline_store::ids::EventId;
 
-use crate::support::{Adapter, Fan, World, args, eventually, put, shown, state};
+use crate::support::{Adapter, Fan, World, args, eventually, loopback, put, shown, state};
 
 /// How long leases last here.
 const LASTS: Duration = Duration::from_secs(2);
@@ -105,6 +106,59 @@ async fn a_second_adapter_stands_by_and_takes_over_when_the_lease_stands_still()
     put(&world.store, &state("1", "GOAL")).await;
     assert_eq!(bob.hear().await, shown("bob", "GOAL"));
     second.stop().await;
+}
+
+#[tokio::test]
+async fn a_front_that_never_leads_is_posted_to_by_whoever_does_and_leaves_the_lease_alone() {
+    let world = World::start().await;
+    let front = PushArgs {
+        sole_leader: false,
+        never_lead: true,
+        lease_duration: Duration::from_millis(500),
+        post_timeout: Duration::from_millis(250),
+        ..args(&world.server)
+    };
+    let front = Adapter::standing_by(front, &world.store).await;
+    let mut bob = Fan::connect(front.fans()).await;
+    bob.register("bob", "final").await;
+    world.put("1", "GOAL").await;
+    assert_eq!(bob.hear().await, shown("bob", "GOAL"));
+    world.adapter.stop().await;
+    // Who stands by to lead has taken a free lease by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let lease = world.store.lease().await.unwrap().unwrap();
+    assert_eq!(lease.owner, "");
+    front.stop().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_sleeps_is_left_for_the_one_that_took_its_lease() {
+    let (_embedded, store) = crate::support::store().await;
+    put(&store, &state("1", "GOAL")).await;
+    let server = crate::support::StubServer::start().await;
+    // As for a process that is stopped: connections are taken, and nothing is ever said.
+    let asleep = TcpListener::bind(loopback()).await.unwrap();
+    let address = format!("http://{}", asleep.local_addr().unwrap());
+    let taking = store.take_lease("asleep", &address, LASTS, None);
+    taking.await.unwrap();
+    let front = PushArgs {
+        sole_leader: false,
+        never_lead: true,
+        ..args(&server)
+    };
+    let front = Adapter::standing_by(front, &store).await;
+    let _following = asleep.accept().await.unwrap();
+    let mut ann = Fan::connect(front.fans()).await;
+    ann.register("ann", "final").await;
+    let next = Adapter::start(args(&server), &store).await;
+    assert_eq!(ann.hear().await, shown("ann", "GOAL"));
+    // Past the second look, so that only the front can know what to show.
+    assert!(ann.is_quiet_for(Duration::from_millis(300)).await);
+    let mut bob = Fan::connect(front.fans()).await;
+    bob.register_2("bob", "final", None).await;
+    assert_eq!(bob.hear().await["set_id"], "bob:GOAL");
+    next.stop().await;
+    front.stop().await;
 }
 
 #[tokio::test]

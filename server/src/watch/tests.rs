@@ -190,6 +190,37 @@ async fn what_was_read_ahead_of_the_feed_is_never_followed_by_something_older() 
     assert_eq!(*watcher.next().await.unwrap(), seen("a", 4));
 }
 
+/// Reads this state from the row, for all watchers.
+fn poll(events: &Events, clock: u32) {
+    let before = events.lock().fillings(&id("a"));
+    let row = Seen {
+        position: None,
+        ..seen("a", clock)
+    };
+    events.polled(&id("a"), before, Some(row));
+}
+
+#[tokio::test]
+async fn what_was_polled_while_nobody_led_is_never_followed_by_something_older() {
+    let events = events().await;
+    follow(&events, &[seen("a", 1)]).await;
+    let mut watcher = events.watch(&id("a"));
+    watcher.first().await.unwrap();
+    events.lost();
+    for clock in [3, 4] {
+        poll(&events, clock);
+        let polled = watcher.next().now_or_never().unwrap().unwrap();
+        assert_eq!(polled.state, seen("a", clock).state);
+    }
+    // The new leader had read the row before.
+    follow(&events, &[seen("a", 2)]).await;
+    assert!(watcher.next().now_or_never().is_none());
+    events.apply(Change::State(seen("a", 4)));
+    assert!(watcher.next().now_or_never().is_none());
+    events.apply(Change::State(seen("a", 5)));
+    assert_eq!(*watcher.next().await.unwrap(), seen("a", 5));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_state_that_the_feed_never_shows_holds_nothing_back_for_long() {
     let events = events().await;

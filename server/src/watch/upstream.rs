@@ -20,8 +20,9 @@ use crate::service::convert;
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// Rows that are read at the same time.
 const POLL_CONCURRENCY: usize = 16;
-/// How often the lease row is read while a feed is followed: a leader that lost it may not know.
-const LEASE_EVERY: Duration = Duration::from_secs(5);
+/// How often the lease row is read while a feed is followed: a leader that sleeps, or whose machine
+/// died, does not say that it leads no more.
+const LEASE_EVERY: Duration = Duration::from_secs(1);
 /// Finding and reaching the leader takes at most this long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A leader that is silent on the wire for this long, twice, is gone.
