@@ -1,17 +1,16 @@
-//! The process around the push adapter: flags, logs, signals. Everything else is in the library.
+//! The process `touchline-push`: flags, log, signals. Everything else is in the library.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use touchline_push::{PushArgs, start};
+use touchline_runtime::{log::LogArgs, signals};
 use touchline_store::{
     Error,
     tables::{Store, StoreArgs},
 };
-use tracing_subscriber::EnvFilter;
 
 /// Turns changes of the live-event table into personalised WebSocket messages.
 #[derive(Debug, Parser)]
@@ -21,37 +20,18 @@ struct Args {
     push: PushArgs,
     #[command(flatten)]
     store: StoreArgs,
-    /// What is logged, such as info or touchline_push=debug
-    #[arg(
-        long,
-        env = "TOUCHLINE_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
-    log: String,
-    /// How it is logged
-    #[arg(
-        long,
-        env = "TOUCHLINE_LOG_FORMAT",
-        value_enum,
-        default_value = "text",
-        value_name = "FORMAT"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
-    /// Lines for people
-    Text,
-    /// A JSON object a line
-    Json,
-}
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(args).await {
+fn main() -> ExitCode {
+    let Args { push, store, log } = Args::parse();
+    if let Err(error) = push.validate() {
+        eprintln!("touchline-push: {error}");
+        return ExitCode::from(2);
+    }
+    log.begin();
+    match run(push, store) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("touchline-push: {error:#}");
@@ -60,33 +40,16 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
-    args.push.validate()?;
-    log(&args)?;
+#[tokio::main]
+async fn run(push: PushArgs, store: StoreArgs) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be handled")?;
-    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be handled")?;
-    let working = work(args, shutdown.clone());
-    tokio::pin!(working);
-    let mut signals = 0;
-    loop {
-        tokio::select! {
-            result = &mut working => return result,
-            _ = interrupt.recv() => signals += 1,
-            _ = terminate.recv() => signals += 1,
-        }
-        if signals > 1 {
-            tracing::warn!("a second signal: exiting at once");
-            std::process::exit(130);
-        }
-        tracing::info!("shutting down");
-        shutdown.cancel();
-    }
+    let working = Box::pin(work(push, store, shutdown.clone()));
+    signals::obeying(&shutdown, working).await?
 }
 
-async fn work(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let store = Store::connect(&args.store).await;
-    let running = start(args.push, store.clone(), shutdown.clone()).await?;
+async fn work(push: PushArgs, store: StoreArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let store = Store::connect(&store).await;
+    let running = start(push, store.clone(), shutdown.clone()).await?;
     tracing::info!(
         grpc = %running.grpc_address,
         fans = ?running.fans_address,
@@ -129,17 +92,4 @@ async fn prepare(store: &Store, shutdown: &CancellationToken) -> anyhow::Result<
             () = shutdown.cancelled() => return Ok(()),
         }
     }
-}
-
-fn log(args: &Args) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
-        .with_context(|| format!("--log {}: a filter such as info is accepted", args.log))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
-    Ok(())
 }

@@ -15,7 +15,7 @@ use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
     tungstenite::{Message, protocol::WebSocketConfig},
 };
-use touchline_client::backoff::Backoff;
+use touchline_runtime::backoff::Backoff;
 
 use crate::Error;
 
@@ -137,7 +137,7 @@ pub fn listen(gateway: String, fan: Fan) -> impl Stream<Item = Result<Heard, Err
                     }
                 },
             };
-            let retry_in = backoff.wait();
+            let retry_in = backoff.pause();
             yield Heard::Interrupted { reason, retry_in };
             tokio::time::sleep(retry_in).await;
         }

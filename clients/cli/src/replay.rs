@@ -18,7 +18,8 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
-use touchline_client::{Client, Error, backoff::Backoff, proto::EventState};
+use touchline_client::{Client, Error, proto::EventState};
+use touchline_runtime::backoff::Backoff;
 
 use self::clock::Clock;
 pub use self::control::{Jump, Receiver, Remote, Wanted};
@@ -252,7 +253,7 @@ where
     loop {
         match ask().await {
             Err(error) if error.is_transient() && Instant::now() < end => {
-                sleep(backoff.wait().max(error.retry_after().unwrap_or_default())).await;
+                sleep(backoff.pause().max(error.retry_after().unwrap_or_default())).await;
             }
             answer => return answer,
         }

@@ -6,6 +6,7 @@ use std::{future::ready, process::ExitCode};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use touchline_runtime::signals;
 
 use crate::{
     Error,
@@ -13,8 +14,6 @@ use crate::{
     commands::{completions, event, fan, items, local, replay, tables, watch},
     output,
 };
-
-const INTERRUPTED: u8 = 130;
 
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> ExitCode {
@@ -31,7 +30,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(error) => {
             output::note(format_args!("touchline: {error}"));
             match error {
-                Error::Interrupted => ExitCode::from(INTERRUPTED),
+                Error::Interrupted => ExitCode::from(signals::INTERRUPTED),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -43,19 +42,18 @@ async fn interruptible(cli: Cli) -> Result<(), Error> {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(command(cli, shutdown.clone()));
-    let signals = async {
-        signal().await;
-        shutdown.cancel();
-        signal().await;
-        std::process::exit(i32::from(INTERRUPTED));
-    };
-    tokio::select! {
-        ended = tasks.join_next() => match ended {
-            Some(Ok(result)) => result,
-            Some(Err(panic)) => Err(Error::Part { what: "a bug in touchline", source: panic.into() }),
-            None => Ok(()),
-        },
-        never = signals => never,
+    let ended = signals::obeying(&shutdown, tasks.join_next()).await;
+    let ended = ended.map_err(|source| Error::Part {
+        what: "signals cannot be listened for",
+        source: source.into(),
+    })?;
+    match ended {
+        Some(Ok(result)) => result,
+        Some(Err(panic)) => Err(Error::Part {
+            what: "a bug in touchline",
+            source: panic.into(),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -82,28 +80,5 @@ async fn until(
     tokio::select! {
         result = command => result,
         () = shutdown.cancelled() => Err(Error::Interrupted),
-    }
-}
-
-/// Waits for Ctrl-C or, where there is such a thing, a request to terminate.
-#[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn signal() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
     }
 }

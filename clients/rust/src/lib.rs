@@ -28,10 +28,9 @@
 //! # }
 //! ```
 //!
-//! In reading order: [`Client`], [`Watched`], [`Error`], [`backoff`]. The messages are those of
+//! In reading order: [`Client`], [`Watched`], [`Error`]. The messages are those of
 //! [`touchline_proto::v1`], as the services send them.
 
-pub mod backoff;
 mod client;
 mod error;
 mod watch;

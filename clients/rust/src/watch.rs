@@ -7,8 +7,9 @@ use async_stream::stream;
 use futures::Stream;
 use tonic::transport::Channel;
 use touchline_proto::v1::{self as proto, component_service_client::ComponentServiceClient};
+use touchline_runtime::backoff::Backoff;
 
-use crate::{Error, backoff::Backoff};
+use crate::Error;
 
 /// What a watch has to say.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ pub(crate) fn watch(
                 yield Err(broken);
                 return;
             }
-            let retry_in = backoff.wait().max(broken.retry_after().unwrap_or_default());
+            let retry_in = backoff.pause().max(broken.retry_after().unwrap_or_default());
             yield Ok(Watched::Interrupted { error: broken, retry_in });
             tokio::time::sleep(retry_in).await;
         }

@@ -10,6 +10,7 @@ use tonic::transport::Endpoint;
 use touchline_proto::v1::{
     FollowRequest, FollowResponse, change_feed_client::ChangeFeedClient, follow_response::Message,
 };
+use touchline_runtime::backoff::Backoff;
 use touchline_store::{ids::EventId, lease::LeaseRow};
 
 use super::{Change, Events};
@@ -52,7 +53,7 @@ impl Events {
     /// Follows the change feed, wherever it is, until shutdown.
     pub async fn keep_following(self: Arc<Self>, shutdown: CancellationToken) {
         let following = async {
-            let mut attempts = 0;
+            let mut backoff = Backoff::new(BACK_OFF_MIN, BACK_OFF_MAX);
             let mut lost_at = Instant::now();
             let mut logged = false;
             loop {
@@ -60,7 +61,8 @@ impl Events {
                 let lost = self.follow_once(&mut caught_up).await;
                 self.lost();
                 if caught_up {
-                    (attempts, lost_at, logged) = (0, Instant::now(), false);
+                    backoff.reset();
+                    (lost_at, logged) = (Instant::now(), false);
                 }
                 if !logged && lost_at.elapsed() >= LOG_AFTER {
                     logged = true;
@@ -69,8 +71,7 @@ impl Events {
                         "no change feed can be reached: polling the watched rows once a second"
                     );
                 }
-                sleep(back_off(attempts)).await;
-                attempts += 1;
+                sleep(backoff.pause()).await;
             }
         };
         shutdown.run_until_cancelled(following).await;
@@ -202,25 +203,4 @@ async fn connect(address: &str) -> Result<tonic::Streaming<FollowResponse>, Lost
     timeout(CONNECT_TIMEOUT * 2, following)
         .await
         .map_err(|_| Lost::Connect("no answer".to_owned()))?
-}
-
-/// Full jitter: anything up to the doubled pause, so that replicas never come back in step.
-fn back_off(attempts: u32) -> Duration {
-    let ceiling = BACK_OFF_MIN
-        .saturating_mul(1 << attempts.min(10))
-        .min(BACK_OFF_MAX);
-    ceiling.mul_f64(rand::random_range(0.0..=1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pause_grows_and_is_bounded() {
-        for attempts in 0..100 {
-            assert!(back_off(attempts) <= BACK_OFF_MAX);
-        }
-        assert!(back_off(0) <= BACK_OFF_MIN);
-    }
 }

@@ -169,7 +169,7 @@ async fn a_second_signal_ends_it_at_once() {
     line(&mut serving.lines, "shutting down").await;
     signal(&serving.child, "-TERM");
     let status = soon(serving.child.wait()).await.unwrap();
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(130));
     drop(endless);
     tables.embedded.stop().await;
 }

@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::{net::TcpListener, sync::broadcast::error::RecvError, time::sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use touchline_client::Client;
-use tracing_subscriber::EnvFilter;
+use touchline_runtime::log::{EnvFilter, LogFormat, begin as begin_log, filter};
 
 use self::log::Log;
 use crate::{
@@ -77,6 +77,7 @@ pub struct LocalArgs {
         long,
         env = "TOUCHLINE_LOG",
         default_value = LOG_DEFAULT,
+        value_parser = filter,
         value_name = "FILTER"
     )]
     pub log: EnvFilter,
@@ -88,11 +89,7 @@ pub struct LocalArgs {
 /// Runs the command until `shutdown`.
 pub async fn run(args: LocalArgs, shutdown: CancellationToken) -> Result<(), Error> {
     let begin = Instant::now();
-    tracing_subscriber::fmt()
-        .with_env_filter(args.log)
-        .with_writer(std::io::stderr)
-        .with_ansi(output::has_terminal())
-        .init();
+    begin_log(args.log, LogFormat::Text);
     let data = (!args.stack.memory).then(|| args.stack.data_dir.clone());
     let demo = args.stack.demo;
     let listener = listen_for_page(args.page_port, &args.stack).await?;
