@@ -6,6 +6,10 @@ use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 use clap::Parser as _;
 use tonic::transport::Endpoint;
 
+mod fans;
+
+pub use fans::FanLimits;
+
 /// Why the flags cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -190,50 +194,6 @@ pub struct PushArgs {
     pub fans: FanLimits,
 }
 
-/// Limits of the WebSocket front.
-#[derive(Debug, Clone, clap::Args)]
-pub struct FanLimits {
-    /// Fans' connections, in all
-    #[arg(
-        long,
-        env = "TOUCHLINE_FANS_MAX",
-        default_value_t = 20_000,
-        value_name = "N"
-    )]
-    pub fans_max: usize,
-    /// Fans' connections from one address
-    #[arg(
-        long,
-        env = "TOUCHLINE_FANS_PER_ADDRESS_MAX",
-        default_value_t = 10_000,
-        value_name = "N"
-    )]
-    pub fans_per_address_max: usize,
-    /// Messages a second that a fan may send, after a burst of five times as many
-    #[arg(
-        long,
-        env = "TOUCHLINE_FAN_MESSAGES_PER_SECOND",
-        default_value_t = 10,
-        value_name = "N"
-    )]
-    pub fan_messages_per_second: u32,
-    /// A fan who reads nothing for this long is closed
-    #[arg(long, env = "TOUCHLINE_FAN_WRITE_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub fan_write_deadline: Duration,
-    /// Time for the WebSocket handshake
-    #[arg(long, env = "TOUCHLINE_FAN_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub fan_handshake_timeout: Duration,
-    /// Pause between two pings to a fan
-    #[arg(long, env = "TOUCHLINE_FAN_PING_INTERVAL", default_value = "1m", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub fan_ping_interval: Duration,
-    /// A connection without messages in either direction is closed after this (API Gateway: 10m)
-    #[arg(long, env = "TOUCHLINE_FAN_IDLE_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub fan_idle_timeout: Duration,
-    /// A connection is closed after this, whatever it does (API Gateway: 2h)
-    #[arg(long, env = "TOUCHLINE_FAN_LIFETIME_MAX", default_value = "2h", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub fan_lifetime_max: Duration,
-}
-
 impl Default for PushArgs {
     /// The flags as they are when none is given.
     fn default() -> Self {
@@ -319,7 +279,7 @@ impl PushArgs {
     }
 
     fn validate_numbers(&self) -> Result<(), ConfigError> {
-        for (flag, value, max) in [
+        let own = [
             ("--events-at-once", self.events_at_once, 1_000),
             ("--batch-consumers", self.batch_consumers, 1_000),
             ("--batches-at-once", self.batches_at_once, 256),
@@ -329,18 +289,8 @@ impl PushArgs {
                 self.session_calls_at_once,
                 10_000,
             ),
-            ("--fans-max", self.fans.fans_max, 10_000_000),
-            (
-                "--fans-per-address-max",
-                self.fans.fans_per_address_max,
-                10_000_000,
-            ),
-            (
-                "--fan-messages-per-second",
-                self.fans.fan_messages_per_second as usize,
-                1_000_000,
-            ),
-        ] {
+        ];
+        for (flag, value, max) in own.into_iter().chain(self.fans.numbers()) {
             if value == 0 || value > max {
                 return Err(invalid(
                     flag,
@@ -353,12 +303,8 @@ impl PushArgs {
     }
 
     fn validate_durations(&self) -> Result<(), ConfigError> {
-        let (millisecond, second, day) = (
-            Duration::from_millis(1),
-            Duration::from_secs(1),
-            Duration::from_secs(86_400),
-        );
-        for (flag, value, min, max) in [
+        let (millisecond, second) = (Duration::from_millis(1), Duration::from_secs(1));
+        let own = [
             (
                 "--lease-duration",
                 self.lease_duration,
@@ -401,37 +347,8 @@ impl PushArgs {
                 Duration::ZERO,
                 second * 600,
             ),
-            (
-                "--fan-write-deadline",
-                self.fans.fan_write_deadline,
-                millisecond,
-                second * 600,
-            ),
-            (
-                "--fan-handshake-timeout",
-                self.fans.fan_handshake_timeout,
-                millisecond,
-                second * 600,
-            ),
-            (
-                "--fan-ping-interval",
-                self.fans.fan_ping_interval,
-                millisecond,
-                day,
-            ),
-            (
-                "--fan-idle-timeout",
-                self.fans.fan_idle_timeout,
-                millisecond,
-                day,
-            ),
-            (
-                "--fan-lifetime-max",
-                self.fans.fan_lifetime_max,
-                millisecond,
-                day,
-            ),
-        ] {
+        ];
+        for (flag, value, min, max) in own.into_iter().chain(self.fans.durations()) {
             if value < min || value > max {
                 let accepted = format!(
                     "{} to {} are accepted",
@@ -531,6 +448,14 @@ mod tests {
             refused(|args| args.post_timeout = Duration::from_millis(1_001)),
             "--post-timeout 1s 1ms: a leader stops posting so long before its lease ends, so at most \
              half of --lease-duration is accepted: 1s"
+        );
+        assert_eq!(
+            refused(|args| args.fans.fans_max = 0),
+            "--fans-max 0: 1 to 10000000 are accepted"
+        );
+        assert_eq!(
+            refused(|args| args.fans.fan_idle_timeout = Duration::from_hours(25)),
+            "--fan-idle-timeout 1day 1h: 1ms to 1day are accepted"
         );
         assert_eq!(
             refused(|args| args.stage = "a/b".to_owned()),
