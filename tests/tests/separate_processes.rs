@@ -49,6 +49,7 @@ impl Installation {
             ("--listen", free_address()?.to_string()),
             ("--fans-listen", self.fans.to_string()),
             ("--management-listen", free_address()?.to_string()),
+            ("--metrics-listen", "127.0.0.1:0".to_owned()),
             ("--poll-interval", "20ms".to_owned()),
         ];
         start("touchline-push", &flags, self.fans).await

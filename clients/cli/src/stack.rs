@@ -238,6 +238,7 @@ impl Stack {
             server: format!("http://{}", server.grpc_address),
             fans_listen: local(args.fans_port),
             management_listen: local(args.management_port),
+            metrics_listen: local(0),
             stage: args.stage.clone(),
             sole_leader: true,
             poll_interval: POLL_INTERVAL,
