@@ -12,7 +12,8 @@
 //! - [`watch`]: one change feed, many readers of event states;
 //! - `service`: tonic, translating between `touchline.v1` and the above;
 //! - `layers`, `listener`, `status`: around every call: admission and deadlines, connections, and
-//!   how errors look to a caller.
+//!   how errors look to a caller;
+//! - [`counters`], [`metrics`]: what all of these count and measure.
 
 pub mod catalog;
 pub mod components;
@@ -21,6 +22,7 @@ pub mod counters;
 mod error;
 mod layers;
 mod listener;
+pub mod metrics;
 pub mod recommend;
 mod service;
 pub mod sets;

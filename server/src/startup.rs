@@ -21,6 +21,7 @@ use touchline_proto::v1::{
     FILE_DESCRIPTOR_SET, component_service_server::ComponentServiceServer,
     event_service_server::EventServiceServer, feedback_service_server::FeedbackServiceServer,
 };
+use touchline_runtime::observe::{self, Shown};
 use touchline_store::tables::Store;
 use tower_http::trace::TraceLayer;
 use tracing::Level;
@@ -29,8 +30,12 @@ use crate::{
     catalog::CatalogCache,
     config::{RecommenderKind, ServerArgs},
     counters::Counters,
-    layers::AdmitLayer,
+    layers::{
+        AdmitLayer,
+        calls::{Calls, CallsLayer},
+    },
     listener,
+    metrics::Metrics,
     recommend::{
         embedded::{EmbeddedConfig, EmbeddedRecommender},
         personalize::PersonalizeRecommender,
@@ -61,6 +66,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Running {
     /// Where the gRPC services are.
     pub grpc_address: SocketAddr,
+    /// Where metrics and health are.
+    pub metrics_address: SocketAddr,
     /// What happened that nobody was told of.
     pub counters: Arc<Counters>,
     /// The event states that this server knows of.
@@ -95,16 +102,14 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> anyhow::Result<Running> {
     args.validate()?;
-    let counters = Arc::new(Counters::default());
+    let (metrics, registry) = Metrics::new();
+    let counters = metrics.counters;
     let (catalog, rankings) = recommender(&args, &store, &counters).await?;
-    let listener = TcpListener::bind(args.listen).await.with_context(|| {
-        format!(
-            "cannot listen on {}; --listen chooses another address",
-            args.listen
-        )
-    })?;
+    let listener = listen("--listen", args.listen).await?;
     let grpc_address = listener.local_addr()?;
-    let events = Arc::new(Events::new(store.clone()));
+    let observed = listen("--metrics-listen", args.metrics_listen).await?;
+    let metrics_address = observed.local_addr()?;
+    let events = Arc::new(Events::new(store.clone(), counters.clone()));
     let sets = Sets::new(
         catalog.clone(),
         rankings,
@@ -133,8 +138,16 @@ pub async fn start(
         routes,
         health: health.clone(),
         counters: counters.clone(),
+        calls: metrics.calls,
         shutdown: shutdown.clone(),
     };
+    let shown = Shown {
+        registry,
+        ready: is_ready(receiver.clone(), shutdown.clone()),
+    };
+    // Shown until the last call has ended.
+    let served = CancellationToken::new();
+    tasks.spawn(observe::serve(observed, shown, served.clone()));
     tasks.spawn(events.clone().keep_following(shutdown.clone()));
     tasks.spawn(events.clone().keep_polling(shutdown.clone()));
     let refresh = args.catalog_refresh;
@@ -144,18 +157,39 @@ pub async fn start(
         catalog.keep_fresh(refresh, shutdown).await;
     });
     tasks.spawn(async move {
+        let _served = served.drop_guard();
         // Whoever dropped the receiver does not want to know.
         let _ = report.send(serving.run(&args).await);
     });
     tasks.close();
+    tracing::info!(address = %metrics_address, "metrics and health listen");
     tracing::info!(address = %grpc_address, "gRPC listens");
     Ok(Running {
         grpc_address,
+        metrics_address,
         counters,
         events,
         tasks,
         ready: receiver,
         outcome,
+    })
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listening = TcpListener::bind(address).await;
+    listening.with_context(|| format!("cannot listen on {address}; {flag} chooses another address"))
+}
+
+/// As gRPC's health says it, with the reason.
+fn is_ready(ready: watch::Receiver<bool>, shutdown: CancellationToken) -> observe::Ready {
+    Box::new(move || {
+        if shutdown.is_cancelled() {
+            return Err("shutting down");
+        }
+        match *ready.borrow() {
+            true => Ok(()),
+            false => Err("the tables or the catalog could not be read yet; the log says why"),
+        }
     })
 }
 
@@ -274,6 +308,7 @@ struct Serving {
     routes: Routes,
     health: HealthReporter,
     counters: Arc<Counters>,
+    calls: Arc<Calls>,
     shutdown: CancellationToken,
 }
 
@@ -313,6 +348,8 @@ impl Serving {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .max_concurrent_streams(streams_max)
             .layer(trace)
+            // Around what is turned away too.
+            .layer(CallsLayer(self.calls))
             .layer(admit)
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(connections, async move {

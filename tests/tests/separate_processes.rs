@@ -37,6 +37,7 @@ impl Installation {
         let flags = [
             ("--dynamodb-endpoint", self.endpoint.clone()),
             ("--listen", self.grpc.to_string()),
+            ("--metrics-listen", "127.0.0.1:0".to_owned()),
             ("--catalog-refresh", "1s".to_owned()),
         ];
         start("touchline-server", &flags, self.grpc).await

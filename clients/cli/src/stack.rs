@@ -221,6 +221,7 @@ impl Stack {
         let server_shutdown = CancellationToken::new();
         let server_args = ServerArgs {
             listen: local(args.grpc_port),
+            metrics_listen: local(0),
             recommender: args.recommender,
             campaign_arn: args.campaign_arn,
             num_results: args.num_results,

@@ -55,7 +55,8 @@ def until_it_listens(running, port):
 
 def server():
     listen = "127.0.0.1:" + PORTS["GRPC_PORT"]
-    return process("touchline-server", [PORTS["GRPC_PORT"]], "--listen", listen)
+    flags = ["--listen", listen, "--metrics-listen", "127.0.0.1:0"]
+    return process("touchline-server", [PORTS["GRPC_PORT"]], *flags)
 
 
 def push(*arguments, front=True):
