@@ -40,6 +40,7 @@ impl Ports {
         ]
         .map(|(flag, address)| (flag, address.port().to_string()));
         let mut arguments = vec!["local", "--data-dir", folder, "--page-port", "0"];
+        arguments.extend(["--metrics-port", "0", "--push-metrics-port", "0"]);
         for (flag, port) in &ports {
             arguments.extend([*flag, port]);
         }

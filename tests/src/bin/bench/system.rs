@@ -52,7 +52,9 @@ impl System {
         ];
         let mut command = Command::new(touchline()?);
         command.args(["local", "--memory", "--no-replay", "--fans", "0"]);
-        command.args(["--page-port", "0"]);
+        for flag in ["--page-port", "--metrics-port", "--push-metrics-port"] {
+            command.args([flag, "0"]);
+        }
         for (flag, address) in ports {
             command.args([flag, &address.port().to_string()]);
         }
