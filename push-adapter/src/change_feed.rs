@@ -12,6 +12,7 @@ use touchline_proto::v1::{
     change_feed_server::{ChangeFeed, ChangeFeedServer},
     follow_response::Message,
 };
+use touchline_runtime::metrics::{Gauge, Held};
 use touchline_store::{feed::Feed, tables::Store};
 
 use crate::convert::change_to_proto;
@@ -22,6 +23,7 @@ const FOLLOWERS_MAX: u32 = 1_000;
 struct Service {
     led: watch::Receiver<Option<Arc<Feed>>>,
     store: Store,
+    followers: Gauge,
     stopping: CancellationToken,
 }
 
@@ -30,6 +32,7 @@ pub async fn serve(
     listener: TcpListener,
     led: watch::Receiver<Option<Arc<Feed>>>,
     store: Store,
+    followers: Gauge,
     stopping: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -44,6 +47,7 @@ pub async fn serve(
     let service = Service {
         led,
         store,
+        followers,
         stopping: stopping.clone(),
     };
     tonic::transport::Server::builder()
@@ -78,7 +82,8 @@ impl ChangeFeed for Service {
         let Some(feed) = led else {
             return Err(self.not_leading().await);
         };
-        let stream = follow(feed, self.led.clone(), self.stopping.clone());
+        let counted = Held::in_gauge(&self.followers);
+        let stream = follow(feed, self.led.clone(), self.stopping.clone(), counted);
         Ok(Response::new(Box::pin(stream)))
     }
 }
@@ -98,9 +103,11 @@ fn follow(
     feed: Arc<Feed>,
     mut led: watch::Receiver<Option<Arc<Feed>>>,
     stopping: CancellationToken,
+    counted: Held,
 ) -> impl Stream<Item = Result<FollowResponse, Status>> {
     let mut follower = feed.follow();
     async_stream::stream! {
+        let _counted = counted;
         let mut told_caught_up = false;
         loop {
             let moved = async {

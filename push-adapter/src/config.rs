@@ -101,6 +101,15 @@ pub struct PushArgs {
     /// [default: http://, the address of --management-listen, and the stage]
     #[arg(long, env = "TOUCHLINE_MANAGEMENT_ADVERTISE", value_name = "URL")]
     pub management_advertise: Option<String>,
+    /// Address of metrics and health (HTTP: /metrics, /healthz, /readyz). They carry none of the data,
+    /// so this may be any address without --insecure
+    #[arg(
+        long,
+        env = "TOUCHLINE_METRICS_LISTEN",
+        default_value = "127.0.0.1:9091",
+        value_name = "ADDRESS"
+    )]
+    pub metrics_listen: SocketAddr,
     /// Stage, the path of the fans' WebSocket URL
     #[arg(
         long,
@@ -426,6 +435,11 @@ mod tests {
             );
             assert!(error.contains("--insecure"), "{error}");
         }
+        let observed = PushArgs {
+            metrics_listen: beyond,
+            ..PushArgs::default()
+        };
+        observed.validate().unwrap();
         let meant = PushArgs {
             fans_listen: beyond,
             insecure: true,

@@ -25,8 +25,12 @@ use backoff::Backoff;
 use components::{Components, Shown};
 
 use crate::{
-    connections::{Connections, Limits, delivery::measure},
+    connections::{
+        Connections, Limits,
+        delivery::{Measurement, measure},
+    },
     leader::lease::Tenure,
+    metrics::Metrics,
 };
 use walk::{Look, Tally, Walk};
 
@@ -153,6 +157,8 @@ pub struct Life {
     pub tracker: TaskTracker,
     /// Nothing is waited for any more that need not be.
     pub draining: CancellationToken,
+    /// What happened.
+    pub metrics: Arc<Metrics>,
 }
 
 impl FanOut {
@@ -231,10 +237,15 @@ impl FanOut {
             let late = Instant::now() >= deadline;
             if complete || over || late {
                 drop(mark);
-                let tally = walk.tally.take();
-                // A second look that finds nobody is no round.
-                if look == Look::Everyone || tally.audience() > 0 {
-                    self.report(walk.task(), &tally, over && !complete, measurement);
+                let round = Round::new(walk.task(), &walk.tally.take(), over && !complete);
+                match look {
+                    Look::Everyone => self.report(round, complete, measurement),
+                    Look::Late(_) if round.audience > 0 => {
+                        self.life.metrics.fan_out.second_look(round.audience);
+                        self.report(round, false, measurement);
+                    }
+                    // A second look that finds nobody is no round.
+                    Look::Late(_) => {}
                 }
                 if complete {
                     return ControlFlow::Continue(());
@@ -256,27 +267,16 @@ impl FanOut {
         }
     }
 
-    fn report(
-        &self,
-        task: &Task,
-        tally: &Tally,
-        superseded: bool,
-        measurement: crate::connections::delivery::Measurement,
-    ) {
-        let mut round = Round {
-            event_id: task.event_id().clone(),
-            version: task.version(),
-            position: task.position().cloned(),
-            audience: tally.audience(),
-            pushed: tally.pushed(),
-            gone: tally.gone(),
-            failed: tally.failed(),
-            superseded,
-            change_to_last: Duration::ZERO,
-        };
-        let rounds = self.life.rounds.clone();
+    /// Tells of a round once its last message has arrived. `is_whole`: everybody has been reached who
+    /// can be, so that this was a change's last fan.
+    fn report(&self, mut round: Round, is_whole: bool, measurement: Measurement) {
+        let (rounds, metrics) = (self.life.rounds.clone(), self.life.metrics.clone());
         self.life.tracker.spawn(async move {
             round.change_to_last = measurement.last(REPORT_PATIENCE).await;
+            if is_whole && round.pushed > 0 {
+                let seconds = round.change_to_last.as_secs_f64();
+                metrics.fan_out.change_to_last.observe(seconds);
+            }
             tracing::debug!(
                 audience = round.audience,
                 pushed = round.pushed,
@@ -289,5 +289,22 @@ impl FanOut {
             // Nobody has to listen.
             let _ = rounds.send(round);
         });
+    }
+}
+
+impl Round {
+    /// What a walk came to, before its last message has arrived.
+    fn new(task: &Task, tally: &Tally, superseded: bool) -> Self {
+        Self {
+            event_id: task.event_id().clone(),
+            version: task.version(),
+            position: task.position().cloned(),
+            audience: tally.audience(),
+            pushed: tally.pushed(),
+            gone: tally.gone(),
+            failed: tally.failed(),
+            superseded,
+            change_to_last: Duration::ZERO,
+        }
     }
 }

@@ -16,6 +16,7 @@ use tokio::{
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async_with_config,
     tungstenite::{
+        Error,
         handshake::server::{ErrorResponse, Request, Response},
         protocol::WebSocketConfig,
     },
@@ -29,6 +30,7 @@ use crate::{
     fanout::components::Components,
     leader::Feeds,
     management::MESSAGE_BYTES_MAX,
+    metrics::Metrics,
 };
 
 mod conversation;
@@ -64,36 +66,10 @@ pub struct Gateway {
     /// Calls to the session table in flight: each has a connection of its own to DynamoDB, and a
     /// crowd that comes back at once must not take them all.
     pub session_calls: Arc<Semaphore>,
-    addresses: Addresses,
-}
-
-impl Gateway {
-    /// A front without connections.
-    pub fn new(
-        store: Store,
-        local: Arc<Local>,
-        feeds: Feeds,
-        components: Components,
-        (stage, endpoint): (String, String),
-        limits: FanLimits,
-        session_calls: Arc<Semaphore>,
-    ) -> Self {
-        Self {
-            addresses: Addresses {
-                total_max: limits.fans_max,
-                each_max: limits.fans_per_address_max,
-                open: Mutex::default(),
-            },
-            store,
-            local,
-            feeds,
-            components,
-            stage,
-            endpoint,
-            limits,
-            session_calls,
-        }
-    }
+    /// Who has a place here.
+    pub addresses: Addresses,
+    /// What happened.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Accepts fans until `stopping`, then closes them all and waits for them, `drain` at most.
@@ -119,9 +95,17 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(place) = Place::take(&gateway, address.ip()) else {
-            refuse(&stream);
-            continue;
+        let place = match Place::take(&gateway, address.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                let refused = &gateway.metrics.front.refused;
+                match full {
+                    Full::InAll => refused.full.inc(),
+                    Full::OfAddress => refused.address_full.inc(),
+                };
+                refuse(&stream);
+                continue;
+            }
         };
         let (gateway, stopping) = (gateway.clone(), stopping.clone());
         fans.spawn(async move {
@@ -150,8 +134,13 @@ async fn fan(
         () = stopping.cancelled() => return,
         shaken = tokio::time::timeout(gateway.limits.fan_handshake_timeout, shaking) => shaken,
     };
-    let Ok(Some((socket, user_agent))) = shaken else {
-        return;
+    let (socket, user_agent) = match shaken {
+        Ok(Some(shaken)) => shaken,
+        Ok(None) => return,
+        Err(_) => {
+            gateway.metrics.front.refused.timeout.inc();
+            return;
+        }
     };
     let connection = Arc::new(Connection::new(connection_id(), address.ip(), user_agent));
     // Known before its row can be read, so that no message finds it gone.
@@ -189,6 +178,12 @@ async fn shake_hands(gateway: &Gateway, stream: TcpStream) -> Option<Shaken> {
         Ok(socket) => Some((socket, user_agent)),
         Err(error) => {
             tracing::debug!(%error, "a handshake failed");
+            let refused = &gateway.metrics.front.refused;
+            match error {
+                // By the check above.
+                Error::Http(_) => refused.forbidden.inc(),
+                _ => refused.invalid.inc(),
+            };
             None
         }
     }
@@ -221,7 +216,7 @@ fn refuse(stream: &TcpStream) {
 
 /// How many fans each address has.
 #[derive(Debug)]
-struct Addresses {
+pub struct Addresses {
     total_max: usize,
     each_max: usize,
     open: Mutex<Open>,
@@ -233,16 +228,35 @@ struct Open {
     by_address: HashMap<IpAddr, usize>,
 }
 
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Full {
+    InAll,
+    OfAddress,
+}
+
 impl Addresses {
-    fn take(&self, address: IpAddr) -> bool {
+    /// Nobody has a place yet.
+    pub fn new(limits: &FanLimits) -> Self {
+        Self {
+            total_max: limits.fans_max,
+            each_max: limits.fans_per_address_max,
+            open: Mutex::default(),
+        }
+    }
+
+    fn take(&self, address: IpAddr) -> Result<(), Full> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let of_address = open.by_address.get(&address).copied().unwrap_or(0);
-        if open.total >= self.total_max || of_address >= self.each_max {
-            return false;
+        if open.total >= self.total_max {
+            return Err(Full::InAll);
+        }
+        if of_address >= self.each_max {
+            return Err(Full::OfAddress);
         }
         open.total += 1;
         open.by_address.insert(address, of_address + 1);
-        true
+        Ok(())
     }
 
     fn give_back(&self, address: IpAddr) {
@@ -264,8 +278,9 @@ struct Place {
 }
 
 impl Place {
-    fn take(gateway: &Arc<Gateway>, address: IpAddr) -> Option<Self> {
-        gateway.addresses.take(address).then(|| Self {
+    fn take(gateway: &Arc<Gateway>, address: IpAddr) -> Result<Self, Full> {
+        gateway.addresses.take(address)?;
+        Ok(Self {
             gateway: gateway.clone(),
             address,
         })
@@ -298,11 +313,11 @@ mod tests {
             open: Mutex::default(),
         };
         let [one, other] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
-        assert!(addresses.take(one) && addresses.take(one));
-        assert!(!addresses.take(one), "two from one address are the limit");
-        assert!(addresses.take(other));
-        assert!(!addresses.take(other), "three in all are the limit");
+        assert_eq!([one, one].map(|one| addresses.take(one)), [Ok(()); 2]);
+        assert_eq!(addresses.take(one), Err(Full::OfAddress));
+        assert_eq!(addresses.take(other), Ok(()));
+        assert_eq!(addresses.take(other), Err(Full::InAll));
         addresses.give_back(one);
-        assert!(addresses.take(other));
+        assert_eq!(addresses.take(other), Ok(()));
     }
 }

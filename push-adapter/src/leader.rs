@@ -2,21 +2,15 @@
 //! changed, fans it out and records how far it came. Deciding is in [`course`], pure, with [`decide`],
 //! [`catch_up`] and [`ledger`]; this file only waits for the lease and gives it back.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use touchline_store::{feed::Feed, stream::Polled, tables::Store};
+use touchline_store::{feed::Feed, tables::Store};
 
 use self::lease::Tenure;
 pub use self::reader::ReaderOptions;
-use crate::fanout::FanOut;
+use crate::{fanout::FanOut, metrics::Metrics};
 
 pub mod catch_up;
 pub mod course;
@@ -52,44 +46,6 @@ pub struct LeaderOptions {
     pub drain_timeout: Duration,
 }
 
-/// What the leader has counted since the process started.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Records of the stream that could not be understood.
-    pub poison: AtomicU64,
-    /// Changes that a newer one of the same event replaced before they were looked at.
-    pub conflated: AtomicU64,
-    /// Changes that decided nothing: display attributes alone, or a repeat.
-    pub display_only: AtomicU64,
-    /// Fan-outs that a newer state ended early.
-    pub superseded: AtomicU64,
-    /// Terms of leadership that began.
-    pub terms: AtomicU64,
-    /// When the stream was read last, in milliseconds since 1970; 0 before that.
-    pub read_at_ms: AtomicU64,
-    /// How old the newest record was when it was read, in milliseconds by two machines' clocks.
-    pub lag_ms: AtomicU64,
-}
-
-impl Counts {
-    fn add(counter: &AtomicU64, count: usize) {
-        counter.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    /// The stream was read.
-    fn read(&self, polled: &Polled) {
-        let now = SystemTime::now();
-        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let read_at = now.duration_since(SystemTime::UNIX_EPOCH);
-        let read_at_ms = milliseconds(read_at.unwrap_or_default());
-        self.read_at_ms.store(read_at_ms, Ordering::Relaxed);
-        if let Some(written_at) = polled.written_at {
-            let lag = now.duration_since(written_at).unwrap_or_default();
-            self.lag_ms.store(milliseconds(lag), Ordering::Relaxed);
-        }
-    }
-}
-
 /// Everything that leading needs.
 #[derive(Debug)]
 pub struct Leader {
@@ -106,7 +62,7 @@ pub struct Leader {
     /// How.
     pub options: LeaderOptions,
     /// What happened.
-    pub counts: Arc<Counts>,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Leader {
@@ -157,18 +113,20 @@ pub async fn lead(leader: Arc<Leader>, shutdown: CancellationToken) {
             return;
         };
         tracing::info!("leading");
-        Counts::add(&leader.counts.terms, 1);
+        let metrics = &leader.metrics;
+        metrics.leader.terms.inc();
+        metrics.leader.is_leading.set(1);
         let lost = CancellationToken::new();
         let (held, still) = watch::channel(taken.row);
-        let (options, tenure) = (&leader.options, &leader.tenure);
-        let keeping = lease::keep(&leader.store, options, tenure, &held, taken.asked);
+        let keeping = lease::keep(&leader, &held, taken.asked);
         let working = term::work(&leader, still.clone(), &lost, &shutdown);
         tokio::pin!(working);
         let is_lost = tokio::select! {
             () = keeping => true,
             () = &mut working => false,
         };
-        tenure.end();
+        leader.tenure.end();
+        metrics.leader.is_leading.set(0);
         leader.led.send_replace(None);
         if is_lost {
             tracing::warn!("the lease is lost; standing by");
@@ -180,5 +138,6 @@ pub async fn lead(leader: Arc<Leader>, shutdown: CancellationToken) {
                 tracing::debug!(%error, "the lease could not be released");
             }
         }
+        metrics.stream.left();
     }
 }

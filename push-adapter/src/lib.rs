@@ -10,7 +10,8 @@
 //! - [`fanout`], [`messages`]: one change, from its audience to its messages;
 //! - [`connections`]: where messages are posted, in this process or at API Gateway;
 //! - [`routes`]: what a fan's messages do; shared with the Lambdas;
-//! - [`gateway`], [`management`]: the WebSocket front and its `/@connections`.
+//! - [`gateway`], [`management`]: the WebSocket front and its `/@connections`;
+//! - [`metrics`]: what all of these count and measure.
 
 pub mod change_feed;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod gateway;
 pub mod leader;
 pub mod management;
 pub mod messages;
+pub mod metrics;
 pub mod routes;
 pub mod start;
 

@@ -54,6 +54,7 @@ async fn work(push: PushArgs, store: StoreArgs, shutdown: CancellationToken) -> 
         grpc = %running.grpc_address,
         fans = ?running.fans_address,
         management = ?running.management_address,
+        metrics = %running.metrics_address,
         "started"
     );
     let prepared = prepare(&store, &shutdown).await;

@@ -9,6 +9,7 @@ use tokio::{
     sync::{Semaphore, broadcast, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_runtime::observe::{self, Shown};
 use touchline_store::{feed::Feed, stream::Quota, tables::Store};
 
 use crate::{
@@ -20,9 +21,10 @@ use crate::{
         local::Local,
     },
     fanout::{FanOut, FanOutOptions, Life, Round, components::Components},
-    gateway::{self, Gateway},
-    leader::{self, Counts, Feeds, Leader, LeaderOptions, ReaderOptions, lease::Tenure},
+    gateway::{self, Addresses, Gateway},
+    leader::{self, Feeds, Leader, LeaderOptions, ReaderOptions, lease::Tenure},
     management,
+    metrics::Metrics,
 };
 
 /// Rounds that a slow listener can be behind.
@@ -37,9 +39,11 @@ pub struct Running {
     pub fans_address: Option<SocketAddr>,
     /// Where `/@connections` is served, if this process is a front.
     pub management_address: Option<SocketAddr>,
+    /// Where metrics and health are.
+    pub metrics_address: SocketAddr,
     rounds: broadcast::Sender<Round>,
     feeds: Feeds,
-    counts: Arc<Counts>,
+    metrics: Arc<Metrics>,
     local: Option<Arc<Local>>,
     tracker: TaskTracker,
 }
@@ -50,9 +54,9 @@ impl Running {
         self.rounds.subscribe()
     }
 
-    /// What the leader has counted.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    /// What it counts and measures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// How many fans are connected to this process.
@@ -90,6 +94,10 @@ pub async fn start(
     let components = Components::new(&args.server, args.server_timeout)?;
     let grpc = bind("--listen", args.listen).await?;
     let grpc_address = grpc.local_addr().context("the listener has no address")?;
+    let observed = bind("--metrics-listen", args.metrics_listen).await?;
+    let metrics_address = observed
+        .local_addr()
+        .context("the listener has no address")?;
     let front = match args.connections {
         Front::Local => Some(FrontListeners {
             fans: bind("--fans-listen", args.fans_listen).await?,
@@ -114,6 +122,8 @@ pub async fn start(
         (endpoint, Arc::new(Local::default()))
     });
 
+    let (metrics, registry) = Metrics::new();
+    let metrics = Arc::new(metrics);
     let tracker = TaskTracker::new();
     let (rounds, _) = broadcast::channel(ROUNDS);
     let led = watch::Sender::new(None);
@@ -124,6 +134,7 @@ pub async fn start(
         rounds: rounds.clone(),
         tracker: tracker.clone(),
         draining: shutdown.clone(),
+        metrics: metrics.clone(),
     };
     let fan_out = FanOut::new(
         store.clone(),
@@ -140,20 +151,23 @@ pub async fn start(
         followed: watch::Sender::new(None),
         tenure,
         options: leader_options(&args, grpc_address),
-        counts: Arc::default(),
+        metrics: metrics.clone(),
     });
     let running = Running {
         grpc_address,
         fans_address,
         management_address,
+        metrics_address,
         rounds,
         feeds: leader.feeds(),
-        counts: leader.counts.clone(),
+        metrics: metrics.clone(),
         local: own.as_ref().map(|(_, local)| local.clone()),
         tracker: tracker.clone(),
     };
 
-    let feed = change_feed::serve(grpc, running.led(), store.clone(), shutdown.clone());
+    let followers = metrics.feed_followers.clone();
+    let stopping = shutdown.clone();
+    let feed = change_feed::serve(grpc, running.led(), store.clone(), followers, stopping);
     tracker.spawn(async move {
         if let Err(error) = feed.await {
             tracing::error!(%error, "the change feed ended");
@@ -161,6 +175,11 @@ pub async fn start(
     });
     // Fans are told goodbye when the leader has finished what it had begun.
     let drained = CancellationToken::new();
+    let shown = Shown {
+        registry,
+        ready: ready(running.feeds.clone(), shutdown.clone()),
+    };
+    tracker.spawn(observe::serve(observed, shown, drained.clone()));
     tracker.spawn({
         let drained = drained.clone().drop_guard();
         async move {
@@ -173,19 +192,35 @@ pub async fn start(
         }
     });
     if let (Some(front), Some(own)) = (front, own) {
-        let gateway = Gateway::new(
+        let gateway = Gateway {
             store,
-            own.1.clone(),
-            running.feeds.clone(),
+            local: own.1,
+            feeds: running.feeds.clone(),
             components,
-            (args.stage.clone(), own.0),
-            args.fans.clone(),
+            stage: args.stage,
+            endpoint: own.0,
+            addresses: Addresses::new(&args.fans),
+            limits: args.fans,
             session_calls,
-        );
+            metrics,
+        };
         serve_front(front, gateway, &running, &drained, args.drain_timeout);
     }
     tracker.close();
     Ok(running)
+}
+
+/// Ready is who knows the newest states: only such a front can answer a fan.
+fn ready(feeds: Feeds, shutdown: CancellationToken) -> observe::Ready {
+    Box::new(move || {
+        if shutdown.is_cancelled() {
+            return Err("shutting down");
+        }
+        match feeds.newest() {
+            Some(_) => Ok(()),
+            None => Err("no leader was reached yet, so that the newest states are not known"),
+        }
+    })
 }
 
 fn serve_front(

@@ -188,6 +188,7 @@ impl CatalogCache {
             Err(_) => Err(Error::store_silent()),
         };
         let items = read.inspect_err(|error| self.failed(error))?;
+        self.counters.catalog_age.begin();
         if self.failing().take().is_some() {
             tracing::info!("the catalog can be read again");
         }
@@ -202,6 +203,10 @@ impl CatalogCache {
             return;
         }
         new.generation = old.map_or(0, |old| old.generation) + 1;
+        // Neither is ever near the end of a signed number.
+        self.counters.catalog_items.set(new.len() as i64);
+        let generation = new.generation as i64;
+        self.counters.catalog_generation.set(generation);
         let items: Vec<Item> = new.items.values().map(|item| item.item.clone()).collect();
         (self.on_change)(&items);
         tracing::info!(

@@ -35,6 +35,15 @@ pub struct ServerArgs {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
+    /// Address of metrics and health (HTTP: /metrics, /healthz, /readyz). They carry none of the data,
+    /// so this may be any address without --insecure
+    #[arg(
+        long,
+        env = "TOUCHLINE_METRICS_LISTEN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDRESS"
+    )]
+    pub metrics_listen: SocketAddr,
     /// Serve beyond loopback although callers are not authenticated
     #[arg(long, env = "TOUCHLINE_INSECURE")]
     pub insecure: bool,
@@ -178,6 +187,7 @@ impl Default for ServerArgs {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 50_051)),
+            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9_090)),
             insecure: false,
             recommender: RecommenderKind::Embedded,
             interactions: None,
@@ -477,6 +487,8 @@ mod tests {
     fn insecure_allows_what_is_said_in_so_many_words() {
         let flags = parsed(&["--listen", "0.0.0.0:1", "--insecure"]);
         assert_eq!(flags.validate(), Ok(()));
+        let flags = parsed(&["--metrics-listen", "0.0.0.0:1"]);
+        assert_eq!(flags.validate(), Ok(()), "they carry no data");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Around every call: how many at once, and until when. Knows paths and headers, never messages.
+//! Around every call: how many at once, and until when; how it went is counted in [`calls`]. Knows paths and headers, never messages.
 
 use std::{
     future::ready,
@@ -14,9 +14,12 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tonic::{Status, body::Body};
+use touchline_runtime::metrics::Held;
 use tower::{Layer, Service};
 
 use crate::{counters::Counters, error::Error};
+
+pub(crate) mod calls;
 
 /// A caller's deadline further away than this is none.
 const DEADLINE_MAX: Duration = Duration::from_hours(24);
@@ -121,12 +124,13 @@ where
                 limit: "the server's limit of calls in flight",
             }))));
         }
+        let counted = Held::in_gauge(&self.layer.counters.calls_in_flight);
         let deadline = Deadline::new(request.headers(), self.layer.default_deadline);
         request.extensions_mut().insert(deadline);
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = timeout_at(deadline.at, answer).await;
-            drop(permit);
+            drop((permit, counted));
             answer.unwrap_or_else(|_| Ok(refusal(Error::DeadlineExceeded)))
         })
     }

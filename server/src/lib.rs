@@ -14,7 +14,8 @@
 //! - [`watch`]: one change feed, many readers of event states;
 //! - `service`: tonic, translating between `touchline.v1` and the above;
 //! - `layers`, `listener`, `status`: around every call: admission and deadlines, connections, and
-//!   how errors look to a caller.
+//!   how errors look to a caller;
+//! - [`counters`], [`metrics`]: what all of these count and measure.
 
 pub mod catalog;
 pub mod components;
@@ -24,6 +25,7 @@ mod error;
 pub mod impressions;
 mod layers;
 mod listener;
+pub mod metrics;
 pub mod moderation;
 pub mod policies;
 pub mod recommend;

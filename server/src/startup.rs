@@ -22,6 +22,7 @@ use touchline_proto::v1::{
     FILE_DESCRIPTOR_SET, component_service_server::ComponentServiceServer,
     event_service_server::EventServiceServer, feedback_service_server::FeedbackServiceServer,
 };
+use touchline_runtime::observe::{self, Shown};
 use touchline_store::tables::Store;
 use tower_http::trace::TraceLayer;
 use tracing::Level;
@@ -31,8 +32,12 @@ use crate::{
     config::{RecommenderKind, ServerArgs},
     counters::Counters,
     impressions::Impressions,
-    layers::AdmitLayer,
+    layers::{
+        AdmitLayer,
+        calls::{Calls, CallsLayer},
+    },
     listener,
+    metrics::Metrics,
     moderation::Moderation,
     policies::PolicyFile,
     recommend::{
@@ -66,6 +71,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Running {
     /// Where the gRPC services are.
     pub grpc_address: SocketAddr,
+    /// Where metrics and health are.
+    pub metrics_address: SocketAddr,
     /// What happened that nobody was told of.
     pub counters: Arc<Counters>,
     /// The event states that this server knows of.
@@ -116,18 +123,16 @@ pub async fn start(
 ) -> anyhow::Result<Running> {
     args.validate()?;
     let (asked, shutdown) = (shutdown.clone(), shutdown.child_token());
-    let counters = Arc::new(Counters::default());
+    let (metrics, registry) = Metrics::new();
+    let counters = metrics.counters;
     let policies = policies(&args, &counters)?;
     let moderation = moderation(&args, policies.clone(), &counters).await?;
     let (catalog, rankings, ranker) = recommender(&args, &store, &counters).await?;
-    let listener = TcpListener::bind(args.listen).await.with_context(|| {
-        format!(
-            "cannot listen on {}; --listen chooses another address",
-            args.listen
-        )
-    })?;
+    let listener = listen("--listen", args.listen).await?;
     let grpc_address = listener.local_addr()?;
-    let events = Arc::new(Events::new(store.clone()));
+    let observed = listen("--metrics-listen", args.metrics_listen).await?;
+    let metrics_address = observed.local_addr()?;
+    let events = Arc::new(Events::new(store.clone(), counters.clone()));
     let sets = Sets::new(
         catalog.clone(),
         rankings,
@@ -157,8 +162,16 @@ pub async fn start(
         routes,
         health: health.clone(),
         counters: counters.clone(),
+        calls: metrics.calls,
         shutdown: shutdown.clone(),
     };
+    let shown = Shown {
+        registry,
+        ready: is_ready(receiver.clone(), shutdown.clone()),
+    };
+    // Shown until the last call has ended.
+    let served = CancellationToken::new();
+    tasks.spawn(observe::serve(observed, shown, served.clone()));
     let ending = shutdown.clone();
     let essential = |task| spawn_essential(&tasks, &ending, task);
     essential(events.clone().keep_following(shutdown.clone()).boxed());
@@ -177,14 +190,17 @@ pub async fn start(
     };
     essential(loading.boxed());
     let serving = async move {
+        let _served = served.drop_guard();
         // Whoever dropped the receiver does not want to know.
         let _ = report.send(serving.run(&args).await);
     };
     essential(serving.boxed());
     tasks.close();
+    tracing::info!(address = %metrics_address, "metrics and health listen");
     tracing::info!(address = %grpc_address, "gRPC listens");
     Ok(Running {
         grpc_address,
+        metrics_address,
         counters,
         events,
         tasks,
@@ -238,6 +254,24 @@ fn spawn_essential(tasks: &TaskTracker, ending: &CancellationToken, task: BoxFut
         task.await;
         drop(end);
     });
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listening = TcpListener::bind(address).await;
+    listening.with_context(|| format!("cannot listen on {address}; {flag} chooses another address"))
+}
+
+/// As gRPC's health says it, with the reason.
+fn is_ready(ready: watch::Receiver<bool>, shutdown: CancellationToken) -> observe::Ready {
+    Box::new(move || {
+        if shutdown.is_cancelled() {
+            return Err("shutting down");
+        }
+        match *ready.borrow() {
+            true => Ok(()),
+            false => Err("the tables or the catalog could not be read yet; the log says why"),
+        }
+    })
 }
 
 /// The catalog, what ranks its items, and the ranker where that is this process.
@@ -367,6 +401,7 @@ struct Serving {
     routes: Routes,
     health: HealthReporter,
     counters: Arc<Counters>,
+    calls: Arc<Calls>,
     shutdown: CancellationToken,
 }
 
@@ -406,6 +441,8 @@ impl Serving {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .max_concurrent_streams(streams_max)
             .layer(trace)
+            // Around what is turned away too.
+            .layer(CallsLayer(self.calls))
             .layer(admit)
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(connections, async move {

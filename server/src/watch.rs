@@ -14,6 +14,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout, timeout_at},
 };
+use touchline_runtime::metrics::Held;
 use touchline_store::{
     event::{EventState, Version},
     ids::EventId,
@@ -21,7 +22,7 @@ use touchline_store::{
     tables::Store,
 };
 
-use crate::error::Error;
+use crate::{counters::Counters, error::Error};
 
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ impl Seen {
 #[derive(Debug)]
 pub struct Events {
     store: Store,
+    counters: Arc<Counters>,
     inner: Mutex<Inner>,
 }
 
@@ -116,9 +118,10 @@ pub enum Change {
 
 impl Events {
     /// Knows nothing yet.
-    pub fn new(store: Store) -> Self {
+    pub fn new(store: Store, counters: Arc<Counters>) -> Self {
         Self {
             store,
+            counters,
             inner: Mutex::default(),
         }
     }
@@ -175,6 +178,7 @@ impl Events {
             is_polled: false,
             last: None,
             ahead_until: None,
+            _counted: Held::in_gauge(&self.counters.watchers),
         }
     }
 
@@ -209,6 +213,7 @@ impl Events {
         let unsure: Vec<EventId> = {
             let mut inner = self.lock();
             inner.following = true;
+            self.counters.is_following.set(1);
             inner.newest.retain(|event_id, _| shown.contains(event_id));
             let watched = inner.watched.keys();
             watched
@@ -221,11 +226,14 @@ impl Events {
 
     /// The feed is gone: from now on the table is asked.
     fn lost(&self) {
-        self.lock().following = false;
+        let mut inner = self.lock();
+        inner.following = false;
+        self.counters.is_following.set(0);
     }
 
     /// Reads a watched row and tells its watchers, unless the feed told them meanwhile.
     async fn poll(&self, event_id: &EventId) -> Result<(), Error> {
+        self.counters.polls.add(1);
         let before = self.lock().fillings(event_id);
         let state = self.read(event_id).await?;
         self.polled(event_id, before, state);
@@ -346,6 +354,7 @@ pub struct Watcher {
     last: Option<Arc<Seen>>,
     /// Until then the feed may still be behind what was read from the table.
     ahead_until: Option<Instant>,
+    _counted: Held,
 }
 
 impl Watcher {

@@ -125,14 +125,17 @@ eventually() {
 start_touchline() {
     local bin port before
     bin="$(binaries)"
-    read -r PAGE_PORT FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT \
-        <<<"$(free_ports 6)"
-    export PAGE_PORT FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT DYNAMODB_PORT
+    read -r PAGE_PORT FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT METRICS_PORT \
+        PUSH_METRICS_PORT DYNAMODB_PORT <<<"$(free_ports 8)"
+    export PAGE_PORT FANS_PORT MANAGEMENT_PORT GRPC_PORT PUSH_GRPC_PORT METRICS_PORT \
+        PUSH_METRICS_PORT DYNAMODB_PORT
     LOCAL_LOG="$scratch/local.log"
     before="$(now_ms)"
     start "$LOCAL_LOG" "$bin/touchline" local \
         --page-port "$PAGE_PORT" --fans-port "$FANS_PORT" --management-port "$MANAGEMENT_PORT" \
-        --grpc-port "$GRPC_PORT" --push-grpc-port "$PUSH_GRPC_PORT" --dynamodb-port "$DYNAMODB_PORT" "$@"
+        --grpc-port "$GRPC_PORT" --push-grpc-port "$PUSH_GRPC_PORT" \
+        --metrics-port "$METRICS_PORT" --push-metrics-port "$PUSH_METRICS_PORT" \
+        --dynamodb-port "$DYNAMODB_PORT" "$@"
     LOCAL_PROCESS="${started_processes[-1]}"
     eventually grep -q ' is up after ' "$LOCAL_LOG" || {
         cat "$LOCAL_LOG"
@@ -140,7 +143,7 @@ start_touchline() {
     }
     LOCAL_READY_MS=$(($(now_ms) - before))
     for port in "$PAGE_PORT" "$FANS_PORT" "$MANAGEMENT_PORT" "$GRPC_PORT" "$PUSH_GRPC_PORT" \
-        "$DYNAMODB_PORT"; do
+        "$METRICS_PORT" "$PUSH_METRICS_PORT" "$DYNAMODB_PORT"; do
         eventually listens "$port" || {
             cat "$LOCAL_LOG"
             die "touchline local does not listen on port $port"

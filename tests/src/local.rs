@@ -41,6 +41,7 @@ impl Ports {
         ]
         .map(|(flag, address)| (flag, address.port().to_string()));
         let mut arguments = vec!["local", "--page-port", "0"];
+        arguments.extend(["--metrics-port", "0", "--push-metrics-port", "0"]);
         for (flag, port) in &ports {
             arguments.extend([*flag, port]);
         }

@@ -74,6 +74,7 @@ impl Bench {
 
         let mut args = ServerArgs {
             listen: loopback,
+            metrics_listen: loopback,
             recommender: RecommenderKind::Personalize,
             campaign_arn: Some(CAMPAIGN_ARN.to_owned()),
             personalize_endpoint: Some(stand_in.endpoint()),

@@ -37,6 +37,7 @@ impl Installation {
             ("--dynamodb-endpoint", self.dynamodb.endpoint.clone()),
             ("--region", self.dynamodb.region.clone()),
             ("--listen", self.grpc.to_string()),
+            ("--metrics-listen", "127.0.0.1:0".to_owned()),
             ("--catalog-refresh", "1s".to_owned()),
         ];
         start("touchline-server", &flags, self.grpc).await
@@ -50,6 +51,7 @@ impl Installation {
             ("--listen", free_address()?.to_string()),
             ("--fans-listen", self.fans.to_string()),
             ("--management-listen", free_address()?.to_string()),
+            ("--metrics-listen", "127.0.0.1:0".to_owned()),
             ("--poll-interval", "20ms".to_owned()),
         ];
         start("touchline-push", &flags, self.fans).await

@@ -95,6 +95,22 @@ pub struct StackArgs {
         value_name = "PORT"
     )]
     pub push_grpc_port: u16,
+    /// Port of the server's metrics and health
+    #[arg(
+        long,
+        env = "TOUCHLINE_METRICS_PORT",
+        default_value_t = 9090,
+        value_name = "PORT"
+    )]
+    pub metrics_port: u16,
+    /// Port of the push adapter's metrics and health
+    #[arg(
+        long,
+        env = "TOUCHLINE_PUSH_METRICS_PORT",
+        default_value_t = 9091,
+        value_name = "PORT"
+    )]
+    pub push_metrics_port: u16,
     /// Port of the embedded DynamoDB
     #[arg(
         long,
@@ -149,6 +165,8 @@ impl StackArgs {
             management_port: 0,
             grpc_port: 0,
             push_grpc_port: 0,
+            metrics_port: 0,
+            push_metrics_port: 0,
             dynamodb_port: 0,
             stage: "dev".to_owned(),
             recommender: RecommenderKind::Embedded,
@@ -172,6 +190,10 @@ pub struct Addresses {
     pub fans: SocketAddr,
     /// The front's management API.
     pub management: SocketAddr,
+    /// The server's metrics and health.
+    pub metrics: SocketAddr,
+    /// The push adapter's metrics and health.
+    pub push_metrics: SocketAddr,
     /// The path of the front.
     pub stage: String,
 }
@@ -232,6 +254,7 @@ impl Stack {
         let server_shutdown = CancellationToken::new();
         let server_args = ServerArgs {
             listen: local(args.grpc_port),
+            metrics_listen: local(args.metrics_port),
             recommender: args.recommender,
             campaign_arn: args.campaign_arn,
             num_results: args.num_results,
@@ -249,6 +272,7 @@ impl Stack {
             server: format!("http://{}", server.grpc_address),
             fans_listen: local(args.fans_port),
             management_listen: local(args.management_port),
+            metrics_listen: local(args.push_metrics_port),
             stage: args.stage.clone(),
             sole_leader: true,
             poll_interval: POLL_INTERVAL,
@@ -276,6 +300,8 @@ impl Stack {
                 push_grpc: push.grpc_address,
                 fans: push.fans_address.expect(fronts),
                 management: push.management_address.expect(fronts),
+                metrics: server.metrics_address,
+                push_metrics: push.metrics_address,
                 stage: args.stage,
             },
             store,

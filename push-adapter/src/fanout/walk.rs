@@ -318,6 +318,7 @@ impl<'a> Walk<'a> {
     }
 
     async fn count(&self, session: &Session, posted: Result<(), PostError>) {
+        self.fan_out.life.metrics.fan_out.pushed(&posted);
         let count = |counter: &AtomicUsize| counter.fetch_add(1, Ordering::Relaxed);
         match posted {
             Ok(()) => {

@@ -22,6 +22,8 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
+use touchline_runtime::metrics::Held;
+
 use super::{Gateway, rate::Rate, registered};
 use crate::{
     connections::{
@@ -111,6 +113,8 @@ async fn converse(
         pinged: now,
     };
     let mut rate = Rate::new(limits.fan_messages_per_second, now);
+    let front = &gateway.metrics.front;
+    let mut counted = Held::in_gauge(front.fans(None));
     let mut handling: Option<Handling> = None;
     let mut answering: Option<Answering> = None;
     let mut frames = Vec::new();
@@ -131,6 +135,8 @@ async fn converse(
             registered = wait_for(&mut handling) => {
                 handling = None;
                 if let Some(registering) = registered {
+                    let protocol = registering.registration.protocol;
+                    counted.move_to(front.fans(Some(protocol)));
                     // The newest registration is the one that counts.
                     let (gateway, connection) = (gateway.clone(), connection.clone());
                     answering = Some(Box::pin(async move {
@@ -188,6 +194,7 @@ fn receive(
     match message {
         Some(Ok(Message::Text(text))) => {
             if !rate.allows(Instant::now()) {
+                gateway.metrics.front.messages_throttled.inc();
                 let request_id = request_id();
                 let error = messages::api_gateway_error(
                     "too many messages; send fewer a second",
@@ -229,7 +236,9 @@ async fn handle(
     connection: Arc<Connection>,
     text: Utf8Bytes,
 ) -> Option<Registering> {
-    let outcome = match routes::select(&text) {
+    let route = routes::select(&text);
+    gateway.metrics.front.received(route).inc();
+    let outcome = match route {
         Route::Default => routes::default(),
         Route::SendMessage => {
             connection.registering();

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use touchline_store::{Error, lease::LeaseRow, tables::Store};
 
-use super::LeaderOptions;
+use super::{Leader, LeaderOptions};
 
 /// Renewals within the time that posting may go on without one.
 const RENEWALS: u32 = 4;
@@ -139,15 +139,10 @@ pub(super) async fn acquire(
     }
 }
 
-/// Renews the lease, extending `tenure`, and returns when it is lost: taken by somebody else, or not
+/// Renews the lease, extending the tenure, and returns when it is lost: taken by somebody else, or not
 /// renewed in time.
-pub(super) async fn keep(
-    store: &Store,
-    options: &LeaderOptions,
-    tenure: &Tenure,
-    held: &watch::Sender<LeaseRow>,
-    taken: Instant,
-) {
+pub(super) async fn keep(leader: &Leader, held: &watch::Sender<LeaseRow>, taken: Instant) {
+    let (options, metrics) = (&leader.options, &leader.metrics.leader);
     let lasting = options.lease_duration.saturating_sub(options.lease_margin);
     let every = lasting / RENEWALS;
     // The moment before the last renewal was asked for: others cannot have seen it earlier.
@@ -155,23 +150,28 @@ pub(super) async fn keep(
     loop {
         let asked = Instant::now() + every;
         let ends = renewed + lasting;
-        tenure.extend(ends);
+        leader.tenure.extend(ends);
         tokio::time::sleep_until(asked.min(ends).into()).await;
         let asked = Instant::now();
         if asked >= ends {
             // This process slept, or the store was away: somebody else may lead already.
-            return;
+            break;
         }
         let row = held.borrow().clone();
-        match tokio::time::timeout_at(ends.into(), store.renew_lease(&row)).await {
+        match tokio::time::timeout_at(ends.into(), leader.store.renew_lease(&row)).await {
             Ok(Ok(row)) => {
+                metrics.renewed.inc();
                 held.send_replace(row);
                 renewed = asked;
             }
-            Ok(Err(Error::Conflict(_))) | Err(_) => return,
-            Ok(Err(error)) => tracing::warn!(%error, "the lease could not be renewed"),
+            Ok(Err(Error::Conflict(_))) | Err(_) => break,
+            Ok(Err(error)) => {
+                metrics.renewals_failed.inc();
+                tracing::warn!(%error, "the lease could not be renewed");
+            }
         }
     }
+    metrics.lost.inc();
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use touchline_store::{
 };
 
 use super::{catch_up::Opened, pace::Pace};
-use crate::fanout::backoff::Backoff;
+use crate::{fanout::backoff::Backoff, metrics::Metrics};
 
 /// Rows a page when the event table is read.
 const PAGE: u32 = 500;
@@ -43,6 +44,7 @@ pub(super) async fn read(
     store: Store,
     checkpoint: Option<Checkpoint>,
     options: ReaderOptions,
+    metrics: Arc<Metrics>,
     readings: mpsc::Sender<Reading>,
 ) {
     let mut checkpoint = checkpoint;
@@ -62,7 +64,8 @@ pub(super) async fn read(
                 if readings.send(Reading::Opened(opened)).await.is_err() {
                     return;
                 }
-                if let Left::Unheard = follow(stream, options.poll_interval, &readings).await {
+                let following = follow(stream, options.poll_interval, &metrics, &readings);
+                if let Left::Unheard = following.await {
                     return;
                 }
             }
@@ -87,13 +90,16 @@ enum Left {
 async fn follow(
     mut stream: ChangeStream,
     floor: Duration,
+    metrics: &Metrics,
     readings: &mpsc::Sender<Reading>,
 ) -> Left {
     let mut pace = Pace::new(floor);
     let mut failing = backoff();
     loop {
         let observed = Instant::now();
-        let wait = match stream.poll().await {
+        let polled = stream.poll().await;
+        metrics.stream.reading(&polled);
+        let wait = match polled {
             Ok(polled) => {
                 failing = backoff();
                 let moved = !polled.changes.changes.is_empty() || polled.poison > 0;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,7 @@ use touchline_store::{
 };
 
 use super::{
-    Counts, Leader,
+    Leader,
     catch_up::Opened,
     course::{Begun, Course, What},
     reader::{self, Reading},
@@ -104,6 +104,7 @@ impl<'a> Term<'a> {
             self.leader.store.clone(),
             progress.checkpoint,
             self.leader.options.reader,
+            self.leader.metrics.clone(),
             sender,
         ));
         loop {
@@ -156,16 +157,20 @@ impl<'a> Term<'a> {
         checkpoint: Checkpoint,
         observed: Instant,
     ) -> Result<(), ()> {
-        let counts = &self.leader.counts;
-        counts.read(&polled);
+        let metrics = &self.leader.metrics;
+        metrics.stream.read(&polled);
         let turn = self
             .course
             .read(polled.changes, polled.is_at_tip, checkpoint);
-        Counts::add(&counts.poison, polled.poison);
-        Counts::add(&counts.conflated, turn.conflated);
-        let shown = turn.published.len() - turn.begun.len();
-        Counts::add(&counts.display_only, shown);
-        Counts::add(&counts.superseded, turn.superseded.len());
+        let (published, begun) = (turn.published.len(), turn.begun.len());
+        metrics.stream.conflated.inc_by(turn.conflated as u64);
+        metrics
+            .stream
+            .display_only
+            .inc_by((published - begun) as u64);
+        metrics.fan_out.begun.inc_by(begun as u64);
+        let superseded = turn.superseded.len() as u64;
+        metrics.fan_out.superseded.inc_by(superseded);
         for change in turn.published {
             self.feed.publish(change);
         }
@@ -296,11 +301,11 @@ impl<'a> Term<'a> {
         {
             tracing::warn!("the last checkpoint could not be recorded in time");
         }
-        let counts = &self.leader.counts;
+        let metrics = &self.leader.metrics;
         tracing::info!(
-            superseded = counts.superseded.load(Ordering::Relaxed),
-            conflated = counts.conflated.load(Ordering::Relaxed),
-            poison = counts.poison.load(Ordering::Relaxed),
+            superseded = metrics.fan_out.superseded.get(),
+            conflated = metrics.stream.conflated.get(),
+            poison = metrics.stream.poison.get(),
             "the term ends"
         );
     }

@@ -8,6 +8,7 @@ mod fan_out;
 mod gateway;
 mod leader;
 mod management;
+mod metrics;
 mod process;
 mod routes;
 mod support;

@@ -80,15 +80,14 @@ async fn a_taken_port_is_named_with_the_flag_that_moves_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let free = "127.0.0.1:0";
-    for flag in ["--listen", "--fans-listen", "--management-listen"] {
-        let mut args = vec![
-            "--listen",
-            free,
-            "--fans-listen",
-            free,
-            "--management-listen",
-            free,
-        ];
+    let flags = [
+        "--listen",
+        "--fans-listen",
+        "--management-listen",
+        "--metrics-listen",
+    ];
+    for flag in flags {
+        let mut args: Vec<_> = flags.into_iter().flat_map(|flag| [flag, free]).collect();
         let place = args.iter().position(|arg| *arg == flag).unwrap() + 1;
         args[place] = &taken;
         let output = output(&args).await;
@@ -110,6 +109,8 @@ async fn started(args: &[&str]) -> Child {
         "--fans-listen",
         free,
         "--management-listen",
+        free,
+        "--metrics-listen",
         free,
     ];
     all.extend(args);

@@ -14,9 +14,11 @@ use touchline_store::{
 };
 
 pub(crate) mod fan;
+pub(crate) mod observed;
 pub(crate) mod server;
 
 pub(crate) use fan::Fan;
+pub(crate) use observed::{observed, until_shown};
 pub(crate) use server::StubServer;
 
 /// Longer than anything takes on a busy machine.
@@ -32,6 +34,7 @@ pub(crate) fn args(server: &StubServer) -> PushArgs {
         listen: loopback(),
         fans_listen: loopback(),
         management_listen: loopback(),
+        metrics_listen: loopback(),
         server: server.url(),
         sole_leader: true,
         poll_interval: Duration::from_millis(10),
@@ -51,7 +54,7 @@ pub(crate) async fn store() -> (Embedded, Store) {
     (embedded, store)
 }
 
-async fn store_at(endpoint: &str) -> Store {
+pub(crate) async fn store_at(endpoint: &str) -> Store {
     #[derive(Parser)]
     struct Args {
         #[command(flatten)]
@@ -67,7 +70,7 @@ pub(crate) struct World {
     pub(crate) server: StubServer,
     pub(crate) adapter: Adapter,
     /// Stops when dropped.
-    _embedded: Embedded,
+    pub(crate) embedded: Embedded,
 }
 
 /// A running adapter.
@@ -91,7 +94,7 @@ impl World {
             store,
             server,
             adapter,
-            _embedded: embedded,
+            embedded,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What every process of Touchline does, whatever it is for: it keeps a [`log`], it ends when
-//! [`signals`] ask for it, and it waits longer each time before it tries again ([`backoff`]). Knows
+//! [`signals`] ask for it, it counts what it does ([`metrics`]) and shows that and its health to whoever
+//! operates it ([`observe`]), and it waits longer each time before it tries again ([`backoff`]). Knows
 //! nothing of events, tables or the contract.
 
 #[cfg(feature = "process")]
@@ -7,5 +8,11 @@ pub mod log;
 
 #[cfg(feature = "process")]
 pub mod signals;
+
+#[cfg(feature = "process")]
+pub mod metrics;
+
+#[cfg(feature = "process")]
+pub mod observe;
 
 pub mod backoff;

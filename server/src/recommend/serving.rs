@@ -167,6 +167,8 @@ impl Rankings {
                     Ok(answers) => answers,
                     Err(_) => vec![Err(RecommendError::TimedOut); chunk.len()],
                 };
+                let given = answers.iter().filter(|answer| answer.is_ok()).count();
+                self.counters.rankings.live.add(given);
                 let first = chunk_index * CHUNK;
                 yield answers
                     .into_iter()
@@ -180,7 +182,9 @@ impl Rankings {
     }
 
     async fn rank_directly(&self, query: Query) -> Result<Served, RecommendError> {
-        self.ask_one(query).await.map(live)
+        let ranking = self.ask_one(query).await?;
+        self.counters.rankings.live.add(1);
+        Ok(live(ranking))
     }
 
     async fn rank_remotely(&self, remote: &Remote, query: Query) -> Result<Served, RecommendError> {
@@ -190,11 +194,14 @@ impl Rankings {
             context: query.context.clone(),
             num_results: query.num_results,
         };
+        let mut is_own = false;
+        let asks = &mut is_own;
         // If the first of several equal questions is dropped at its deadline, the next one asks.
         let answer = remote.cache.try_get_with(key, async {
             let _permit = remote.permits.acquire().await.map_err(|_| {
                 RecommendError::Unavailable("the limit of questions is closed".to_owned())
             })?;
+            *asks = true;
             let ranking = Arc::new(self.ask_one(query).await?);
             Ok(Answer {
                 ranking,
@@ -204,13 +211,19 @@ impl Rankings {
         let answer = answer
             .await
             .map_err(|error: Arc<RecommendError>| RecommendError::clone(&error))?;
+        let rankings = &self.counters.rankings;
         if answer.given_at >= asked_at {
+            match is_own {
+                true => rankings.live.add(1),
+                false => rankings.coalesced.add(1),
+            }
             return Ok(Served {
                 ranking: answer.ranking,
                 freshness: Freshness::Live,
                 age: Duration::ZERO,
             });
         }
+        rankings.cached.add(1);
         Ok(Served {
             ranking: answer.ranking,
             freshness: Freshness::Cached,
@@ -229,10 +242,9 @@ impl Rankings {
 
     /// The one place that asks the recommender.
     async fn ask(&self, queries: &[Query]) -> Vec<Result<Ranking, RecommendError>> {
-        self.counters.recommender_questions.add(queries.len());
+        let asking = self.counters.recommender.asking(queries.len());
         let answers = self.recommender.rank(queries).await;
-        let failures = answers.iter().filter(|answer| answer.is_err()).count();
-        self.counters.recommender_failures.add(failures);
+        asking.answered(&answers);
         answers
     }
 }

@@ -26,7 +26,7 @@ async fn events() -> Arc<Events> {
             lease: name(),
         },
     };
-    Arc::new(Events::new(Store::connect(&args).await))
+    Arc::new(Events::new(Store::connect(&args).await, Arc::default()))
 }
 
 fn id(event_id: &str) -> EventId {

@@ -70,6 +70,10 @@ pub struct Polled {
     pub changes: Conflated,
     /// Records that could not be understood: logged with their sequence number and skipped.
     pub poison: usize,
+    /// Records that were read, those included.
+    pub records: usize,
+    /// Whether the store refused to be read of a shard because that was too much; the next poll goes on.
+    pub is_throttled: bool,
     /// Whether every shard that can be read was read to its tip.
     pub is_at_tip: bool,
     /// When the newest record of this round was written, to the second, by the store's clock.
@@ -219,7 +223,10 @@ impl ChangeStream {
         };
         match failure {
             Some(error) if self.pending.is_empty() => return Err(error.into()),
-            Some(error) => warn!(%error, "a shard of the stream could not be read"),
+            Some(error) => {
+                warn!(%error, "a shard of the stream could not be read");
+                self.pending.is_throttled = matches!(error, Error::Throttled(_));
+            }
             None => {}
         }
         self.has_been_at_tip |= self.pending.is_at_tip;
@@ -344,6 +351,7 @@ impl ChangeStream {
     }
 
     fn take_records(&mut self, shard: &str, records: Vec<Record>) {
+        self.pending.records += records.len();
         for record in records {
             let Some(data) = record.dynamodb else {
                 self.pending.poison += 1;

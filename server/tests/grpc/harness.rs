@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -34,6 +38,37 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    })
+    .await;
+}
+
+/// The status and the body of one answer of the port for metrics and health.
+pub(crate) async fn observed(address: SocketAddr, path: &str) -> (u16, String) {
+    let answer = soon(async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    })
+    .await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+/// Waits until the metrics have each of these lines.
+pub(crate) async fn until_shown(address: SocketAddr, lines: &[&str]) {
+    until(|| async {
+        let (_, shown) = observed(address, "/metrics").await;
+        let mut lines = lines.iter();
+        let missing = lines.find(|line| !shown.lines().any(|shown| shown == **line));
+        missing.is_none_or(|missing| {
+            // The last of these is the reason when time is over.
+            eprintln!("not shown: {missing}");
+            false
+        })
     })
     .await;
 }
@@ -119,6 +154,7 @@ impl Server {
     pub(crate) async fn on(tables: Tables, args: ServerArgs) -> Self {
         let args = ServerArgs {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             ..args
         };
         let shutdown = CancellationToken::new();

@@ -12,6 +12,7 @@ mod events;
 mod feedback;
 mod harness;
 mod limits;
+mod metrics;
 mod operators;
 mod policies;
 mod process;

@@ -52,6 +52,7 @@ async fn seed_15_a_server_starts_before_its_store_and_is_ready_once_that_is_ther
     let shutdown = CancellationToken::new();
     let args = ServerArgs {
         listen: ([127, 0, 0, 1], 0).into(),
+        metrics_listen: ([127, 0, 0, 1], 0).into(),
         ..ServerArgs::default()
     };
     let running = start(args, store, shutdown.clone()).await.unwrap();
@@ -79,14 +80,21 @@ async fn a_taken_address_is_named_with_the_flag_that_moves_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let tables = Tables::start().await;
-    let args = ServerArgs {
-        listen: address,
-        ..ServerArgs::default()
-    };
-    let started = start(args, tables.store.clone(), CancellationToken::new()).await;
-    let error = format!("{:#}", started.unwrap_err());
-    assert!(error.contains(&address.to_string()), "{error}");
-    assert!(error.contains("--listen"), "{error}");
+    let free = ([127, 0, 0, 1], 0).into();
+    for (flag, listen, metrics_listen) in [
+        ("--listen", address, free),
+        ("--metrics-listen", free, address),
+    ] {
+        let args = ServerArgs {
+            listen,
+            metrics_listen,
+            ..ServerArgs::default()
+        };
+        let started = start(args, tables.store.clone(), CancellationToken::new()).await;
+        let error = format!("{:#}", started.unwrap_err());
+        assert!(error.contains(&address.to_string()), "{error}");
+        assert!(error.contains(&format!("; {flag} ")), "{error}");
+    }
     tables.embedded.stop().await;
 }
 

@@ -67,6 +67,7 @@ impl Serving {
         let endpoint = format!("http://{}", tables.embedded.address());
         let mut child = command()
             .args(["--listen", "127.0.0.1:0", "--dynamodb-endpoint", &endpoint])
+            .args(["--metrics-listen", "127.0.0.1:0"])
             .args(["--log-format", "json"])
             .args(more)
             .spawn()
@@ -92,6 +93,8 @@ async fn help_names_every_flag_with_its_default() {
     for flag in [
         "--listen",
         "--insecure",
+        "--metrics-listen",
+        "127.0.0.1:9090",
         "--recommender",
         "--campaign-arn",
         "--personalize-endpoint",
@@ -133,7 +136,8 @@ async fn a_taken_port_is_named_with_the_flag_that_moves_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let endpoint = ["--dynamodb-endpoint", "http://127.0.0.1:1"];
-    let output = run(&[&["--listen", &address], &endpoint[..]].concat()).await;
+    let free = ["--metrics-listen", "127.0.0.1:0"];
+    let output = run(&[&["--listen", &address], &free[..], &endpoint[..]].concat()).await;
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
     assert!(

@@ -55,7 +55,8 @@ def until_it_listens(running, port):
 
 def server():
     listen = "127.0.0.1:" + PORTS["GRPC_PORT"]
-    return process("touchline-server", [PORTS["GRPC_PORT"]], "--listen", listen)
+    flags = ["--listen", listen, "--metrics-listen", "127.0.0.1:0"]
+    return process("touchline-server", [PORTS["GRPC_PORT"]], *flags)
 
 
 def push(*arguments, front=True):
@@ -64,6 +65,7 @@ def push(*arguments, front=True):
     if front:
         flags.update({"--fans-listen": "FANS_PORT", "--management-listen": "MANAGEMENT_PORT"})
     given = [text for flag in flags for text in (flag, "127.0.0.1:" + PORTS[flags[flag]])]
+    given += ["--metrics-listen", "127.0.0.1:0"]
     ports = [PORTS[name] for name in flags.values()]
     return process("touchline-push", ports, *given, *arguments)
 

@@ -65,6 +65,12 @@ fn wanted(args: &StackArgs) -> Vec<Port> {
             "the gateway's management API",
             "--management-port",
         ),
+        port(args.metrics_port, "the server's metrics", "--metrics-port"),
+        port(
+            args.push_metrics_port,
+            "the push adapter's metrics",
+            "--push-metrics-port",
+        ),
     ];
     ports.retain(|port| port.port != 0);
     ports

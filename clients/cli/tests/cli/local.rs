@@ -283,6 +283,10 @@ async fn one_folder_belongs_to_one_process() {
         "0",
         "--push-grpc-port",
         "0",
+        "--metrics-port",
+        "0",
+        "--push-metrics-port",
+        "0",
         "--dynamodb-port",
         "0",
     ])

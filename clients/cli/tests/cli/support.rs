@@ -143,6 +143,8 @@ impl Local {
             "--page-port",
             "--management-port",
             "--push-grpc-port",
+            "--metrics-port",
+            "--push-metrics-port",
             "--dynamodb-port",
         ] {
             arguments.extend([flag, "0"]);

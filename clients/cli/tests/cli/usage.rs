@@ -101,6 +101,8 @@ async fn a_taken_port_is_named_with_what_is_on_it_and_the_flag_that_moves_it() {
         "--management-port",
         "--grpc-port",
         "--push-grpc-port",
+        "--metrics-port",
+        "--push-metrics-port",
         "--dynamodb-port",
     ];
     for flag in ports {

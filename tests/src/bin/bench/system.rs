@@ -55,6 +55,8 @@ impl System {
         command.args(["local", "--json", "--memory", "--no-replay", "--fans", "0"]);
         for port in [
             "page",
+            "metrics",
+            "push-metrics",
             "fans",
             "grpc",
             "management",

@@ -43,6 +43,8 @@ pub(super) fn text(
         ),
         ("server (gRPC)", addresses.grpc.to_string()),
         ("change feed (gRPC)", addresses.push_grpc.to_string()),
+        ("server metrics", metrics_url(addresses.metrics)),
+        ("push metrics", metrics_url(addresses.push_metrics)),
         ("DynamoDB", addresses.dynamodb_url()),
         ("data", data),
     ] {
@@ -75,9 +77,15 @@ pub(super) fn json(page: SocketAddr, addresses: &Addresses, data: Option<&Path>)
         "gateway": addresses.gateway_url(),
         "management": format!("http://{}", addresses.management),
         "change_feed": format!("http://{}", addresses.push_grpc),
+        "metrics": metrics_url(addresses.metrics),
+        "push_metrics": metrics_url(addresses.push_metrics),
         "dynamodb": addresses.dynamodb_url(),
         "data": data.map(|folder| folder.display().to_string()),
     })
+}
+
+fn metrics_url(address: SocketAddr) -> String {
+    format!("http://{address}/metrics")
 }
 
 fn next_commands(addresses: &Addresses, program: &str) -> Vec<String> {
@@ -121,6 +129,8 @@ mod tests {
             push_grpc: at(50052),
             fans: at(8081),
             management: at(8082),
+            metrics: at(9090),
+            push_metrics: at(9091),
             stage: "dev".to_owned(),
         }
     }
