@@ -72,6 +72,8 @@ pub struct Polled {
     pub poison: usize,
     /// Whether every shard that can be read was read to its tip.
     pub is_at_tip: bool,
+    /// Whether a shard could not be read; the next poll tries it again.
+    pub is_hindered: bool,
     /// When the newest record of this round was written, to the second, by the store's clock.
     pub written_at: Option<SystemTime>,
 }
@@ -219,7 +221,10 @@ impl ChangeStream {
         };
         match failure {
             Some(error) if self.pending.is_empty() => return Err(error.into()),
-            Some(error) => warn!(%error, "a shard of the stream could not be read"),
+            Some(error) => {
+                warn!(%error, "a shard of the stream could not be read");
+                self.pending.is_hindered = true;
+            }
             None => {}
         }
         self.has_been_at_tip |= self.pending.is_at_tip;
@@ -247,7 +252,8 @@ impl ChangeStream {
                 .map(|(id, from)| (id.to_owned(), from.clone()))
                 .collect();
             if next.is_empty() {
-                self.pending.is_at_tip = true;
+                // A shard that fails may hold what is newer than all that was read.
+                self.pending.is_at_tip = failure.is_none();
                 break;
             }
             let empty_pages = if self.has_been_at_tip { 1 } else { EMPTY_PAGES };
