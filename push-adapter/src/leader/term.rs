@@ -25,6 +25,7 @@ use super::{
     Counts, Leader,
     catch_up::Opened,
     course::{Begun, Course, What},
+    ledger::Done,
     reader::{self, Reading},
 };
 use crate::fanout::{Task, backoff::Backoff, components::Shown};
@@ -44,8 +45,13 @@ struct Term<'a> {
     /// Cancels the fan-out of an event that runs.
     superseded: HashMap<EventId, CancellationToken>,
     fan_outs: JoinSet<Finished>,
+    /// The record that is being written, one at a time: what is through meanwhile is in the next.
+    recording: JoinSet<Result<Checkpoint, LeaseLost>>,
     recorded: Option<Checkpoint>,
 }
+
+/// Somebody else may lead.
+struct LeaseLost;
 
 /// Leads until the lease is `lost` or `shutdown` begins.
 pub(super) async fn work(
@@ -93,6 +99,7 @@ impl<'a> Term<'a> {
             course: Course::new(progress),
             superseded: HashMap::new(),
             fan_outs: JoinSet::new(),
+            recording: JoinSet::new(),
             recorded: None,
         }
     }
@@ -115,6 +122,12 @@ impl<'a> Term<'a> {
                     return;
                 }
                 () = shutdown.cancelled() => break,
+                Some(recorded) = self.recording.join_next() => {
+                    if self.recorded(recorded).is_err() {
+                        self.fan_outs.shutdown().await;
+                        return;
+                    }
+                }
                 Some(finished) = self.fan_outs.join_next() => self.finished(finished),
                 Some(reading) = readings.recv() => match reading {
                     Reading::Opened(opened) => self.opened(opened),
@@ -123,10 +136,7 @@ impl<'a> Term<'a> {
                     }
                 },
             }
-            if self.record().await.is_err() {
-                self.fan_outs.shutdown().await;
-                return;
-            }
+            self.record();
         }
         reading.shutdown().await;
         self.drain().await;
@@ -210,36 +220,32 @@ impl<'a> Term<'a> {
         }
     }
 
-    /// Records what is through. An error says that the lease is lost.
-    async fn record(&mut self) -> Result<(), ()> {
+    /// Begins to record what is through, beside everything else: a store that is slow to take it holds
+    /// no newer state up.
+    fn record(&mut self) {
+        if !self.recording.is_empty() {
+            return;
+        }
         let Some(done) = self.course.take_done() else {
-            return Ok(());
+            return;
         };
         if done.applied.is_empty() && self.recorded.as_ref() == Some(&done.checkpoint) {
-            return Ok(());
+            return;
         }
-        let owner = &self.leader.options.owner;
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        loop {
-            let recording =
-                self.leader
-                    .store
-                    .record_progress(owner, &done.checkpoint, &done.applied);
-            let result = tokio::select! {
-                result = recording => result,
-                () = self.lost.cancelled() => return Err(()),
-            };
-            match result {
-                Ok(()) => break,
-                Err(Error::Conflict(_)) => return Err(()),
-                Err(error) => tracing::warn!(%error, "the checkpoint could not be recorded"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(backoff.pause()) => {}
-                () = self.lost.cancelled() => return Err(()),
-            }
-        }
-        self.recorded = Some(done.checkpoint);
+        let (leader, lost) = (self.leader.clone(), self.lost.clone());
+        self.recording
+            .spawn(async move { record(&leader, &lost, done).await });
+    }
+
+    fn recorded(
+        &mut self,
+        recorded: Result<Result<Checkpoint, LeaseLost>, tokio::task::JoinError>,
+    ) -> Result<(), LeaseLost> {
+        let recorded = recorded.unwrap_or_else(|error| {
+            tracing::error!(%error, "recording failed");
+            Err(LeaseLost)
+        });
+        self.recorded = Some(recorded?);
         Ok(())
     }
 
@@ -259,7 +265,15 @@ impl<'a> Term<'a> {
             );
         }
         self.fan_outs.shutdown().await;
-        let recording = self.record();
+        let recording = async {
+            self.record();
+            while let Some(recorded) = self.recording.join_next().await {
+                if self.recorded(recorded).is_err() {
+                    return;
+                }
+                self.record();
+            }
+        };
         if tokio::time::timeout(Duration::from_secs(1), recording)
             .await
             .is_err()
@@ -273,5 +287,33 @@ impl<'a> Term<'a> {
             poison = counts.poison.load(Ordering::Relaxed),
             "the term ends"
         );
+    }
+}
+
+/// Records what is through, however often it takes.
+async fn record(
+    leader: &Leader,
+    lost: &CancellationToken,
+    done: Done,
+) -> Result<Checkpoint, LeaseLost> {
+    let owner = &leader.options.owner;
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        let recording = leader
+            .store
+            .record_progress(owner, &done.checkpoint, &done.applied);
+        let result = tokio::select! {
+            result = recording => result,
+            () = lost.cancelled() => return Err(LeaseLost),
+        };
+        match result {
+            Ok(()) => return Ok(done.checkpoint),
+            Err(Error::Conflict(_)) => return Err(LeaseLost),
+            Err(error) => tracing::warn!(%error, "the checkpoint could not be recorded"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause()) => {}
+            () = lost.cancelled() => return Err(LeaseLost),
+        }
     }
 }
