@@ -147,27 +147,34 @@ pub(super) async fn keep(leader: &Leader, held: &watch::Sender<LeaseRow>, taken:
     let every = lasting / RENEWALS;
     // The moment before the last renewal was asked for: others cannot have seen it earlier.
     let mut renewed = taken;
+    let mut asked = taken;
     loop {
-        let asked = Instant::now() + every;
         let ends = renewed + lasting;
         leader.tenure.extend(ends);
-        tokio::time::sleep_until(asked.min(ends).into()).await;
-        let asked = Instant::now();
+        tokio::time::sleep_until((asked + every).min(ends).into()).await;
+        asked = Instant::now();
         if asked >= ends {
             // This process slept, or the store was away: somebody else may lead already.
             break;
         }
         let row = held.borrow().clone();
-        match tokio::time::timeout_at(ends.into(), leader.store.renew_lease(&row)).await {
+        // An answer that does not come is not waited for until the end: whoever asks again is told what
+        // was carried out.
+        let patience = (asked + every * 2).min(ends);
+        match tokio::time::timeout_at(patience.into(), leader.store.renew_lease(&row)).await {
             Ok(Ok(row)) => {
                 metrics.renewed.inc();
                 held.send_replace(row);
                 renewed = asked;
             }
-            Ok(Err(Error::Conflict(_))) | Err(_) => break,
+            Ok(Err(Error::Conflict(_))) => break,
             Ok(Err(error)) => {
                 metrics.renewals_failed.inc();
                 tracing::warn!(%error, "the lease could not be renewed");
+            }
+            Err(_) => {
+                metrics.renewals_failed.inc();
+                tracing::warn!("the lease was not renewed in time");
             }
         }
     }

@@ -103,7 +103,7 @@ async fn follow(
             Ok(polled) => {
                 failing = backoff();
                 let moved = !polled.changes.changes.is_empty() || polled.poison > 0;
-                let is_behind = !polled.is_at_tip;
+                let is_behind = !polled.is_at_tip && !polled.is_hindered;
                 let reading = Reading::Read(polled, stream.checkpoint(), observed);
                 if readings.send(reading).await.is_err() {
                     return Left::Unheard;

@@ -44,8 +44,13 @@ struct Term<'a> {
     /// The batch of the fan-out that runs, and what ends it early, by event.
     running: HashMap<EventId, (u64, CancellationToken)>,
     fan_outs: JoinSet<Finished>,
+    /// The record that is being written, one at a time: what is through meanwhile is in the next.
+    recording: JoinSet<Result<Checkpoint, LeaseLost>>,
     recorded: Option<Checkpoint>,
 }
+
+/// Somebody else may lead.
+struct LeaseLost;
 
 /// Leads until the lease is `lost` or `shutdown` begins.
 pub(super) async fn work(
@@ -93,6 +98,7 @@ impl<'a> Term<'a> {
             course: Course::new(progress),
             running: HashMap::new(),
             fan_outs: JoinSet::new(),
+            recording: JoinSet::new(),
             recorded: None,
         }
     }
@@ -116,6 +122,12 @@ impl<'a> Term<'a> {
                     return;
                 }
                 () = shutdown.cancelled() => break,
+                Some(recorded) = self.recording.join_next() => {
+                    if self.recorded(recorded).is_err() {
+                        self.fan_outs.shutdown().await;
+                        return;
+                    }
+                }
                 Some(finished) = self.fan_outs.join_next() => self.finished(finished),
                 Some(reading) = readings.recv() => match reading {
                     Reading::Opened(opened) => self.opened(opened),
@@ -127,10 +139,7 @@ impl<'a> Term<'a> {
                     }
                 },
             }
-            if self.record().await.is_err() {
-                self.fan_outs.shutdown().await;
-                return;
-            }
+            self.record();
         }
         reading.shutdown().await;
         self.drain().await;
@@ -156,7 +165,7 @@ impl<'a> Term<'a> {
         polled: Polled,
         checkpoint: Checkpoint,
         observed: Instant,
-    ) -> Result<(), ()> {
+    ) -> Result<(), LeaseLost> {
         let metrics = &self.leader.metrics;
         metrics.stream.read(&polled);
         let turn = self
@@ -183,7 +192,11 @@ impl<'a> Term<'a> {
             }
         }
         if !turn.announced.is_empty() {
-            self.write_progress(None, &turn.announced).await?;
+            // After what is being recorded, which may say of the same event that it has ended.
+            while let Some(recorded) = self.recording.join_next().await {
+                self.recorded(recorded)?;
+            }
+            write(self.leader, self.lost, None, &turn.announced).await?;
         }
         for begun in turn.begun {
             self.start(begun, observed);
@@ -235,47 +248,35 @@ impl<'a> Term<'a> {
         }
     }
 
-    /// Records what is through. An error says that the lease is lost.
-    async fn record(&mut self) -> Result<(), ()> {
+    /// Begins to record what is through, beside everything else: a store that is slow to take it holds
+    /// no newer state up.
+    fn record(&mut self) {
+        if !self.recording.is_empty() {
+            return;
+        }
         let Some(done) = self.course.take_done() else {
-            return Ok(());
+            return;
         };
         if done.applied.is_empty() && self.recorded.as_ref() == Some(&done.checkpoint) {
-            return Ok(());
+            return;
         }
-        self.write_progress(Some(&done.checkpoint), &done.applied)
-            .await?;
-        self.recorded = Some(done.checkpoint);
-        Ok(())
+        let (leader, lost) = (self.leader.clone(), self.lost.clone());
+        self.recording.spawn(async move {
+            write(&leader, &lost, Some(&done.checkpoint), &done.applied).await?;
+            Ok(done.checkpoint)
+        });
     }
 
-    /// Writes until it is written. An error says that the lease is lost.
-    async fn write_progress(
-        &self,
-        checkpoint: Option<&Checkpoint>,
-        applied: &[(EventId, Applied)],
-    ) -> Result<(), ()> {
-        let owner = &self.leader.options.owner;
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        loop {
-            let writing = self
-                .leader
-                .store
-                .record_progress(owner, checkpoint, applied);
-            let result = tokio::select! {
-                result = writing => result,
-                () = self.lost.cancelled() => return Err(()),
-            };
-            match result {
-                Ok(()) => return Ok(()),
-                Err(Error::Conflict(_)) => return Err(()),
-                Err(error) => tracing::warn!(%error, "progress could not be recorded"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(backoff.pause()) => {}
-                () = self.lost.cancelled() => return Err(()),
-            }
-        }
+    fn recorded(
+        &mut self,
+        recorded: Result<Result<Checkpoint, LeaseLost>, tokio::task::JoinError>,
+    ) -> Result<(), LeaseLost> {
+        let recorded = recorded.unwrap_or_else(|error| {
+            tracing::error!(%error, "recording failed");
+            Err(LeaseLost)
+        });
+        self.recorded = Some(recorded?);
+        Ok(())
     }
 
     /// A graceful end: what has begun may finish, for a while.
@@ -294,7 +295,15 @@ impl<'a> Term<'a> {
             );
         }
         self.fan_outs.shutdown().await;
-        let recording = self.record();
+        let recording = async {
+            self.record();
+            while let Some(recorded) = self.recording.join_next().await {
+                if self.recorded(recorded).is_err() {
+                    return;
+                }
+                self.record();
+            }
+        };
         if tokio::time::timeout(Duration::from_secs(1), recording)
             .await
             .is_err()
@@ -308,5 +317,32 @@ impl<'a> Term<'a> {
             poison = metrics.stream.poison.get(),
             "the term ends"
         );
+    }
+}
+
+/// Writes progress, however often it takes.
+async fn write(
+    leader: &Leader,
+    lost: &CancellationToken,
+    checkpoint: Option<&Checkpoint>,
+    applied: &[(EventId, Applied)],
+) -> Result<(), LeaseLost> {
+    let owner = &leader.options.owner;
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        let writing = leader.store.record_progress(owner, checkpoint, applied);
+        let result = tokio::select! {
+            result = writing => result,
+            () = lost.cancelled() => return Err(LeaseLost),
+        };
+        match result {
+            Ok(()) => return Ok(()),
+            Err(Error::Conflict(_)) => return Err(LeaseLost),
+            Err(error) => tracing::warn!(%error, "progress could not be recorded"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause()) => {}
+            () = lost.cancelled() => return Err(LeaseLost),
+        }
     }
 }

@@ -76,6 +76,8 @@ pub struct Polled {
     pub is_throttled: bool,
     /// Whether every shard that can be read was read to its tip.
     pub is_at_tip: bool,
+    /// Whether a shard could not be read; the next poll tries it again.
+    pub is_hindered: bool,
     /// When the newest record of this round was written, to the second, by the store's clock.
     pub written_at: Option<SystemTime>,
 }
@@ -226,6 +228,7 @@ impl ChangeStream {
             Some(error) => {
                 warn!(%error, "a shard of the stream could not be read");
                 self.pending.is_throttled = matches!(error, Error::Throttled(_));
+                self.pending.is_hindered = true;
             }
             None => {}
         }

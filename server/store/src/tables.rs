@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::{
+    config::retry::RetryConfig,
     error::ProvideErrorMetadata,
     types::{TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus},
 };
@@ -115,9 +116,13 @@ impl Store {
         let (region, endpoint) = (&args.aws.region, &args.aws.dynamodb_endpoint);
         let config =
             crate::aws::sdk_config(region.as_deref(), endpoint.as_deref(), ATTEMPT_TIMEOUT).await;
+        // Whoever reads the stream backs off by itself, and says so: tried again in here, a throttled
+        // call would be silent for seconds, and faster than the quota.
+        let streams = aws_sdk_dynamodbstreams::config::Builder::from(&config)
+            .retry_config(RetryConfig::disabled());
         Self {
             dynamodb: aws_sdk_dynamodb::Client::new(&config),
-            streams: aws_sdk_dynamodbstreams::Client::new(&config),
+            streams: aws_sdk_dynamodbstreams::Client::from_conf(streams.build()),
             names: Arc::new(args.names.clone()),
             index: Arc::default(),
         }

@@ -468,10 +468,12 @@ async fn a_throttled_shard_stops_only_itself_and_goes_on_where_it_was() {
         shared.lock().unwrap().put("b", &format!("{event}b"));
     }
     shared.lock().unwrap().throttled = Some("a".to_owned());
+    let polled = stream.poll().await.unwrap();
     assert_eq!(
-        poll(&mut stream).await,
+        seen(&polled.changes.changes),
         entries(&[("1b", "1"), ("2b", "3")])
     );
+    assert!(polled.is_hindered && !polled.is_at_tip);
     let told = stream.poll().await;
     let is_throttled = matches!(told, Err(PollError::Store(Error::Throttled(_))));
     assert!(is_throttled, "{told:?}");
