@@ -6,9 +6,12 @@
 mod api_gateway;
 mod fan_out;
 mod gateway;
+mod late_joiners;
 mod leader;
 mod management;
 mod metrics;
 mod process;
 mod routes;
+mod stream_faults;
 mod support;
+mod takeover;
