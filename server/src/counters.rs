@@ -66,7 +66,7 @@ impl Counters {
             catalog_items: registry.gauge("catalog_items", "Items of the catalog"),
             catalog_generation: registry.gauge(
                 "catalog_generation",
-                "Changes of the item table that were seen: differs for a while between replicas only",
+                "Changes of the item table that this replica has seen since it started",
             ),
             catalog_age: registry.age(
                 "catalog_age",

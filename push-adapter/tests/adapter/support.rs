@@ -74,7 +74,8 @@ pub(crate) async fn store_at(endpoint: &str) -> Store {
         store: StoreArgs,
     }
     let args = Args::parse_from(["test", "--dynamodb-endpoint", endpoint]);
-    Store::connect(&args.store).await
+    // Boxed, as it holds whole clients of AWS.
+    Box::pin(Store::connect(&args.store)).await
 }
 
 /// A running adapter and what it stands on.
@@ -140,7 +141,8 @@ impl Adapter {
     /// An adapter that may not lead yet.
     pub(crate) async fn standing_by(args: PushArgs, store: &Store) -> Self {
         let shutdown = CancellationToken::new();
-        let running = start(args, store.clone(), shutdown.clone()).await.unwrap();
+        let starting = Box::pin(start(args, store.clone(), shutdown.clone()));
+        let running = starting.await.unwrap();
         Self { running, shutdown }
     }
 

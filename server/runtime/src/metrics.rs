@@ -12,7 +12,7 @@ use std::{
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, prometheus_text, text},
-    metrics::{MetricType, family::Family},
+    metrics::{MetricType, TypedMetric, family::Family},
     registry::{Metric, Unit},
 };
 
@@ -25,17 +25,47 @@ type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 /// The metrics of one process. Names are given without the process's prefix, without their unit and
 /// without `_total`: these are added. Help is a sentence without its full stop.
 #[derive(Debug)]
-pub struct Registry(prometheus_client::registry::Registry);
+pub struct Registry {
+    prefix: &'static str,
+    registered: prometheus_client::registry::Registry,
+    described: Vec<Description>,
+}
+
+/// What is said of a metric, for whoever reads of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Its whole name.
+    pub name: String,
+    /// Counter, gauge or histogram.
+    pub kind: String,
+    /// What it says.
+    pub help: String,
+    /// What it is told apart by.
+    pub labels: Vec<Label>,
+}
+
+/// A label of a metric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// Its values, if all are known from the beginning.
+    pub values: Vec<Cow<'static, str>>,
+}
 
 impl Registry {
     /// Without metrics. All names will begin with `prefix` and an underscore.
     pub fn new(prefix: &'static str) -> Self {
-        Self(prometheus_client::registry::Registry::with_prefix(prefix))
+        Self {
+            prefix,
+            registered: prometheus_client::registry::Registry::with_prefix(prefix),
+            described: Vec::new(),
+        }
     }
 
     /// Something that is counted.
     pub fn counter(&mut self, name: &str, help: &str) -> Counter {
-        self.keep(name, help, Counter::default())
+        self.keep(name, help, [], Counter::default())
     }
 
     /// Something that is counted apart by the values of a label.
@@ -46,19 +76,22 @@ impl Registry {
         label: &'static str,
         values: [&'static str; N],
     ) -> [Counter; N] {
-        let family = self.keep(name, help, Family::<Labels<1>, Counter>::default());
-        values.map(|value| family.get_or_create_owned(&[(label, value.into())]))
+        self.family(name, help, label, values)
     }
 
     /// Something that is counted apart by two labels, whose pairs of values are not all known.
     pub fn pairs(&mut self, name: &str, help: &str, labels: [&'static str; 2]) -> Pairs {
-        let family = self.keep(name, help, Family::default());
+        let described = labels.map(|name| Label {
+            name,
+            values: Vec::new(),
+        });
+        let family = self.keep(name, help, described, Family::default());
         Pairs { family, labels }
     }
 
     /// A number that rises and falls.
     pub fn gauge(&mut self, name: &str, help: &str) -> Gauge {
-        self.keep(name, help, Gauge::default())
+        self.keep(name, help, [], Gauge::default())
     }
 
     /// A number for each value of a label.
@@ -69,24 +102,23 @@ impl Registry {
         label: &'static str,
         values: [&'static str; N],
     ) -> [Gauge; N] {
-        let family = self.keep(name, help, Family::<Labels<1>, Gauge>::default());
-        values.map(|value| family.get_or_create_owned(&[(label, value.into())]))
+        self.family(name, help, label, values)
     }
 
     /// A time that rises and falls, in seconds.
     pub fn seconds(&mut self, name: &str, help: &str) -> Seconds {
-        self.keep_seconds(name, help, Seconds::default())
+        self.keep_seconds(name, help, [], Seconds::default())
     }
 
     /// The time since something last happened, in seconds.
     pub fn age(&mut self, name: &str, help: &str) -> Age {
-        self.keep_seconds(name, help, Age::default())
+        self.keep_seconds(name, help, [], Age::default())
     }
 
     /// How long something takes, in seconds: counted by the upper bounds of its buckets.
     pub fn histogram(&mut self, name: &str, help: &str, bounds: &'static [f64]) -> Histogram {
         let histogram = Histogram::new(bounds.iter().copied());
-        self.keep_seconds(name, help, histogram)
+        self.keep_seconds(name, help, [], histogram)
     }
 
     /// The same, apart by the values of a label.
@@ -100,33 +132,96 @@ impl Registry {
     ) -> Vec<Histogram> {
         let made = move || Histogram::new(bounds.iter().copied());
         let family = Family::<Labels<1>, Histogram, _>::new_with_constructor(made);
+        let values: Vec<Cow<'static, str>> = values.into_iter().map(Into::into).collect();
         let histograms = values
-            .into_iter()
-            .map(|value| family.get_or_create_owned(&[(label, value.into())]))
+            .iter()
+            .map(|value| family.get_or_create_owned(&[(label, value.clone())]))
             .collect();
-        self.keep_seconds(name, help, family);
+        let label = Label {
+            name: label,
+            values,
+        };
+        self.keep_seconds(name, help, [label], family);
         histograms
     }
 
     /// As OpenMetrics text, version 1.0.0.
     pub fn open_metrics(&self) -> String {
-        encoded(|text| text::encode(text, &self.0))
+        encoded(|text| text::encode(text, &self.registered))
     }
 
     /// As Prometheus's text format, version 0.0.4.
     pub fn prometheus_text(&self) -> String {
-        encoded(|text| prometheus_text::encode(text, &self.0))
+        encoded(|text| prometheus_text::encode(text, &self.registered))
     }
 
-    fn keep<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
-        self.0.register(name, help, metric.clone());
+    /// What can be shown, in the order in which it was registered.
+    pub fn described(&self) -> &[Description] {
+        &self.described
+    }
+
+    fn family<M, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: [&'static str; N],
+    ) -> [M; N]
+    where
+        M: Metric + TypedMetric + Clone + Default,
+    {
+        let described = Label {
+            name: label,
+            values: values.map(Cow::from).to_vec(),
+        };
+        let family = self.keep(name, help, [described], Family::<Labels<1>, M>::default());
+        values.map(|value| family.get_or_create_owned(&[(label, value.into())]))
+    }
+
+    fn keep<M: Metric + Clone, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [Label; N],
+        metric: M,
+    ) -> M {
+        self.registered.register(name, help, metric.clone());
+        self.describe(name, help, labels, &metric);
         metric
     }
 
-    fn keep_seconds<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+    fn keep_seconds<M: Metric + Clone, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [Label; N],
+        metric: M,
+    ) -> M {
         let (unit, kept) = (Unit::Seconds, metric.clone());
-        self.0.register_with_unit(name, help, unit, kept);
+        self.registered.register_with_unit(name, help, unit, kept);
+        self.describe(&format!("{name}_seconds"), help, labels, &metric);
         metric
+    }
+
+    fn describe<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [Label; N],
+        metric: &impl EncodeMetric,
+    ) {
+        let kind = metric.metric_type();
+        let total = if kind == MetricType::Counter {
+            "_total"
+        } else {
+            ""
+        };
+        self.described.push(Description {
+            name: format!("{}_{name}{total}", self.prefix),
+            kind: kind.as_str().to_owned(),
+            help: help.to_owned(),
+            labels: labels.into(),
+        });
     }
 }
 
@@ -238,6 +333,27 @@ mod tests {
         ] {
             assert!(text.lines().any(|seen| seen == line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_metric_is_what_is_shown_of_it() {
+        let mut registry = Registry::new("touchline_test");
+        registry.counters("cups", "Cups", "drink", ["tea", "coffee"]);
+        registry.histograms("brew", "Brewing", &[1.0], "drink", ["tea"]);
+        registry.gauge("guests", "Guests");
+        let text = registry.prometheus_text();
+        let said: Vec<_> = registry
+            .described()
+            .iter()
+            .map(|said| format!("# TYPE {} {}", said.name, said.kind))
+            .collect();
+        let shown: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("# TYPE"))
+            .collect();
+        assert_eq!(shown, said);
+        let drinks = &registry.described()[0].labels[0];
+        assert_eq!((drinks.name, drinks.values.len()), ("drink", 2));
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Calls {
         let calls = registry.pairs(
             "calls",
             "Calls that ended, by method and gRPC code. CANCELLED: the caller went away. Methods that \
-             are not served, and reflection, are \"other\"",
+             are not served, and reflection, count as other",
             ["method", "code"],
         );
         let method = |name: Cow<'static, str>, duration| {

@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::support::{DEADLINE, Local, touchline};
 
@@ -67,6 +71,24 @@ async fn every_slot_of_every_demo_fan_is_filled() {
         let shown = watch.json().await;
         let components = shown["component_set"]["components"].as_array();
         assert_eq!(components.map(Vec::len), Some(4), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn the_metrics_of_both_parts_are_where_the_first_line_says() {
+    let local = Local::start(None, &["--no-replay"]).await;
+    for (url, prefix) in local.metrics.iter().zip(["server", "push"]) {
+        let address = url
+            .trim_start_matches("http://")
+            .trim_end_matches("/metrics");
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        timeout(DEADLINE, read).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.contains(&format!("\n# HELP touchline_{prefix}_")));
     }
 }
 

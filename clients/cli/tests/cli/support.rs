@@ -123,6 +123,8 @@ pub(crate) struct Local {
     pub(crate) server: String,
     pub(crate) gateway: String,
     pub(crate) dynamodb: String,
+    /// Of the server, and of the push adapter.
+    pub(crate) metrics: [String; 2],
 }
 
 impl Local {
@@ -163,6 +165,7 @@ impl Local {
             server: of("server"),
             gateway: of("gateway"),
             dynamodb: of("dynamodb"),
+            metrics: [of("metrics"), of("push_metrics")],
             running,
         }
     }
