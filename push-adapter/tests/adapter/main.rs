@@ -6,8 +6,11 @@
 mod api_gateway;
 mod fan_out;
 mod gateway;
+mod late_joiners;
 mod leader;
 mod management;
 mod process;
 mod routes;
+mod stream_faults;
 mod support;
+mod takeover;

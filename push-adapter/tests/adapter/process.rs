@@ -1,27 +1,11 @@
 //! The real binary: flags, errors, signals.
 
-use std::{
-    net::TcpListener,
-    process::{Output, Stdio},
+use std::{net::TcpListener, process::Output};
+
+use crate::support::{
+    DEADLINE,
+    process::{Process, push},
 };
-
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
-
-use crate::support::DEADLINE;
-
-fn push(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_touchline-push"));
-    command
-        .args(args)
-        .env_clear()
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
 
 async fn output(args: &[&str]) -> Output {
     let output = push(args).output();
@@ -101,63 +85,28 @@ async fn a_taken_port_is_named_with_the_flag_that_moves_it() {
     }
 }
 
-/// Starts the binary and waits until it says that it started.
-async fn started(args: &[&str]) -> Child {
-    let free = "127.0.0.1:0";
-    let mut all = vec![
-        "--listen",
-        free,
-        "--fans-listen",
-        free,
-        "--management-listen",
-        free,
-    ];
-    all.extend(args);
-    let mut child = push(&all).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let wait = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if line.contains("started") {
-                return;
-            }
-        }
-        panic!("it ended");
-    };
-    tokio::time::timeout(DEADLINE, wait).await.unwrap();
-    // Read on, so that its log never blocks it.
-    child.stderr = Some(lines.into_inner().into_inner());
-    child
-}
-
-async fn signal(child: &Child, signal: &str) {
-    let id = child.id().unwrap().to_string();
-    let status = Command::new("kill").args([signal, &id]).status().await;
-    assert!(status.unwrap().success());
-}
-
 #[tokio::test]
 async fn sigterm_and_sigint_end_it_in_order() {
     let (embedded, _store) = crate::support::store().await;
     let endpoint = format!("http://{}", embedded.address());
     for which in ["-TERM", "-INT"] {
-        let mut child = started(&["--dynamodb-endpoint", &endpoint, "--sole-leader"]).await;
-        signal(&child, which).await;
-        let status = tokio::time::timeout(DEADLINE, child.wait()).await.unwrap();
-        assert_eq!(status.unwrap().code(), Some(0), "{which}");
+        let mut process =
+            Process::start(&["--dynamodb-endpoint", &endpoint, "--sole-leader"]).await;
+        process.signal(which).await;
+        assert_eq!(process.ended().await, Some(0), "{which}");
     }
 }
 
 #[tokio::test]
 async fn it_starts_before_its_tables_and_ends_while_it_waits_for_them() {
     // Nothing listens on port 1.
-    let mut child = started(&[
+    let mut process = Process::start(&[
         "--dynamodb-endpoint",
         "http://127.0.0.1:1",
         "--log-format",
         "json",
     ])
     .await;
-    signal(&child, "-TERM").await;
-    let status = tokio::time::timeout(DEADLINE, child.wait()).await.unwrap();
-    assert_eq!(status.unwrap().code(), Some(0));
+    process.signal("-TERM").await;
+    assert_eq!(process.ended().await, Some(0));
 }

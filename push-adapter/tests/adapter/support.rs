@@ -13,11 +13,19 @@ use touchline_store::{
     tables::{Store, StoreArgs},
 };
 
+pub(crate) mod connections;
 pub(crate) mod fan;
+pub(crate) mod log;
+pub(crate) mod pair;
+pub(crate) mod process;
 pub(crate) mod server;
+pub(crate) mod stream_endpoint;
 
 pub(crate) use fan::Fan;
+pub(crate) use log::Log;
+pub(crate) use pair::Pair;
 pub(crate) use server::StubServer;
+pub(crate) use stream_endpoint::{Before, Loss, StreamEndpoint, Write};
 
 /// Longer than anything takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -43,9 +51,14 @@ pub(crate) fn args(server: &StubServer) -> PushArgs {
     }
 }
 
+/// A fresh DynamoDB in memory, without tables.
+async fn embedded() -> Embedded {
+    Embedded::start(Place::Memory, loopback()).await.unwrap()
+}
+
 /// The tables of a fresh in-memory DynamoDB.
 pub(crate) async fn store() -> (Embedded, Store) {
-    let embedded = Embedded::start(Place::Memory, loopback()).await.unwrap();
+    let embedded = embedded().await;
     let store = store_at(&format!("http://{}", embedded.address())).await;
     store.prepare().await.unwrap();
     (embedded, store)

@@ -74,11 +74,22 @@ impl Fan {
         before
     }
 
-    /// Asks for the default text and expects it to come next: nothing was sent before it.
-    pub(crate) async fn has_heard_nothing(&mut self) {
+    /// Asks for the default text: what comes before it was sent before.
+    pub(crate) async fn hear_what_waits(&mut self) -> Vec<Value> {
         self.send(Message::text("anything")).await;
-        let default = "this is default route. please use right action key";
-        assert_eq!(self.hear().await, json!(default));
+        let default = json!("this is default route. please use right action key");
+        let mut waited = Vec::new();
+        loop {
+            match self.hear().await {
+                message if message == default => return waited,
+                message => waited.push(message),
+            }
+        }
+    }
+
+    /// Nothing was sent that was not heard.
+    pub(crate) async fn has_heard_nothing(&mut self) {
+        assert_eq!(self.hear_what_waits().await, Vec::<Value>::new());
     }
 
     /// The frame that the front closes with.
