@@ -200,6 +200,22 @@ async fn what_is_trimmed_unread_is_shown_as_its_rows_say() {
 }
 
 #[tokio::test]
+async fn a_shard_that_is_gone_before_its_end_was_seen_does_not_hold_its_children_up() {
+    let mut on = Match::start().await;
+    on.put("1", 1).await;
+    on.fans.end_on("1", 1).await;
+    on.endpoint.hold(true);
+    on.endpoint.roll_over().await;
+    on.endpoint.trim().await;
+    on.put("1", 2).await;
+    on.endpoint.hold(false);
+    on.fans.end_on("1", 2).await;
+    on.fans.hear_the_rest().await;
+    let [first, _] = on.fans.heard();
+    assert_eq!(first, ["1/1", "1/2"]);
+}
+
+#[tokio::test]
 async fn a_restart_after_a_trim_shows_each_newest_state_once_and_then_what_comes() {
     let mut on = Match::start().await;
     for event in ["1", "2", "3"] {
