@@ -1,5 +1,17 @@
 //! Posting to API Gateway through the real SDK, against a stand-in that throttles, refuses and waits.
 
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+use touchline_push::{
+    connections::{
+        Connections, Frame, Limits, PostError,
+        api_gateway::{ApiGateway, ApiGatewayOptions},
+    },
+    leader::lease::Tenure,
+};
+use touchline_store::ids::ConnectionId;
+
 use crate::support::{
     DEADLINE, World,
     connections::{StandIn, session},
@@ -68,4 +80,35 @@ async fn a_connection_has_one_post_in_flight_and_the_newest_state_last() {
     );
     assert!(posted[0].contains("GOAL") && posted[1].contains("PENALTY"));
     assert_eq!(stand_in.in_flight_max(), 1);
+}
+
+#[tokio::test]
+async fn once_the_tenure_has_ended_no_post_is_begun_or_tried_again() {
+    let stand_in = StandIn::start(&[429]).await;
+    stand_in.hold(Some("prod"));
+    let front = ApiGateway::new(ApiGatewayOptions {
+        endpoint: Some(stand_in.endpoint("prod")),
+        timeout: DEADLINE,
+        posts_at_once: 1,
+    });
+    let tenure = Tenure::ended();
+    tenure.extend(Instant::now() + DEADLINE);
+    let limits = Limits {
+        deadline: Instant::now() + DEADLINE,
+        superseded: CancellationToken::new(),
+        tenure: tenure.clone(),
+    };
+    let post = async |connection: &str| {
+        let id = ConnectionId::new(connection).unwrap();
+        front.post(&id, None, Frame::reply("GOAL"), &limits).await
+    };
+    let ending = async {
+        eventually(|| async { stand_in.posted().len() == 1 }).await;
+        tenure.end();
+        stand_in.hold(None);
+    };
+    let (throttled, waiting, ()) = tokio::join!(post("throttled"), post("waiting"), ending);
+    assert_eq!(throttled, Err(PostError::Lapsed));
+    assert_eq!(waiting, Err(PostError::Lapsed));
+    assert_eq!(stand_in.posted().len(), 1);
 }

@@ -24,11 +24,11 @@ struct Match {
 
 impl Match {
     async fn with(change: impl FnOnce(&mut PushArgs)) -> Self {
-        let (endpoint, store) = StreamEndpoint::start().await;
+        let (endpoint, store) = Box::pin(StreamEndpoint::start()).await;
         let server = StubServer::start().await;
         let mut args = args(&server);
         change(&mut args);
-        let adapter = Adapter::start(args, &store).await;
+        let adapter = Box::pin(Adapter::start(args, &store)).await;
         Self {
             endpoint,
             store,

@@ -26,12 +26,12 @@ impl Match {
     }
 
     async fn with(change: impl FnOnce(&mut PushArgs)) -> Self {
-        let (endpoint, store) = StreamEndpoint::start().await;
-        let server = StubServer::start().await;
+        let (endpoint, store) = Box::pin(StreamEndpoint::start()).await;
+        let server = Box::pin(StubServer::start()).await;
         let mut args = args(&server);
         change(&mut args);
-        let adapter = Adapter::start(args, &store).await;
-        let fans = Pair::register(adapter.fans()).await;
+        let adapter = Box::pin(Adapter::start(args, &store)).await;
+        let fans = Box::pin(Pair::register(adapter.fans())).await;
         Self {
             endpoint,
             store,
@@ -60,12 +60,12 @@ impl Match {
             adapter,
             mut fans,
         } = self;
-        adapter.stop().await;
-        meanwhile(&endpoint, &store).await;
+        Box::pin(adapter.stop()).await;
+        Box::pin(meanwhile(&endpoint, &store)).await;
         endpoint.hold(true);
-        let adapter = Adapter::standing_by(args(&server), &store).await;
+        let adapter = Box::pin(Adapter::standing_by(args(&server), &store)).await;
         fans.heard();
-        fans.register_again(adapter.fans()).await;
+        Box::pin(fans.register_again(adapter.fans())).await;
         eventually(|| async { endpoint.is_waited_for() }).await;
         Self {
             endpoint,
@@ -197,6 +197,22 @@ async fn what_is_trimmed_unread_is_shown_as_its_rows_say() {
         assert_eq!(sorted(second), ["1/3", "1/4", "2 ended", "4/1"]);
         assert_eq!(on.fans.epochs(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_shard_that_is_gone_before_its_end_was_seen_does_not_hold_its_children_up() {
+    let mut on = Match::start().await;
+    on.put("1", 1).await;
+    on.fans.end_on("1", 1).await;
+    on.endpoint.hold(true);
+    on.endpoint.roll_over().await;
+    on.endpoint.trim().await;
+    on.put("1", 2).await;
+    on.endpoint.hold(false);
+    on.fans.end_on("1", 2).await;
+    on.fans.hear_the_rest().await;
+    let [first, _] = on.fans.heard();
+    assert_eq!(first, ["1/1", "1/2"]);
 }
 
 #[tokio::test]

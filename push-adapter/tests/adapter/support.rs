@@ -141,6 +141,7 @@ impl Adapter {
     /// An adapter that may not lead yet.
     pub(crate) async fn standing_by(args: PushArgs, store: &Store) -> Self {
         let shutdown = CancellationToken::new();
+        // Boxed, as it holds whole clients of AWS.
         let starting = Box::pin(start(args, store.clone(), shutdown.clone()));
         let running = starting.await.unwrap();
         Self { running, shutdown }

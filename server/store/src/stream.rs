@@ -120,8 +120,8 @@ pub struct ChangeStream {
     is_resumed: bool,
     lineage: Lineage,
     cursors: HashMap<String, Cursor>,
-    /// When the shards were listed whole.
-    listed_at: Instant,
+    /// When the shards were listed whole; `None` when they should be at once.
+    listed_at: Option<Instant>,
     /// When children were asked for; `None` when they should be at once.
     children_asked_at: Option<Instant>,
     /// When the table was asked for its stream.
@@ -159,7 +159,7 @@ impl ChangeStream {
             is_resumed: false,
             lineage: Lineage::default(),
             cursors: HashMap::new(),
-            listed_at: now,
+            listed_at: Some(now),
             children_asked_at: None,
             table_asked_at: now,
             has_been_at_tip: false,
@@ -287,6 +287,8 @@ impl ChangeStream {
                     Ended::Trimmed => return Err(PollError::Gap),
                     Ended::Unknown(error) => {
                         self.look_at_table().await?;
+                        // It is the shard that is gone.
+                        self.listed_at = None;
                         failure = Some(error);
                     }
                     Ended::Failed(error) => failure = Some(error),
@@ -304,8 +306,11 @@ impl ChangeStream {
         if self.table_asked_at.elapsed() >= TABLE_EVERY {
             self.look_at_table().await?;
         }
-        let listed = if self.listed_at.elapsed() >= LIST_EVERY {
-            self.listed_at = Instant::now();
+        let listed = if self
+            .listed_at
+            .is_none_or(|listed_at| listed_at.elapsed() >= LIST_EVERY)
+        {
+            self.listed_at = Some(Instant::now());
             Listing::whole(&self.source).await.map(|listing| {
                 let lost = self.lineage.observe(&listing.shards);
                 self.cursors.retain(|id, _| self.lineage.from(id).is_some());
