@@ -6,6 +6,9 @@ mod figures;
 mod load;
 mod prototype;
 mod system;
+mod takeover;
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -30,25 +33,37 @@ struct Args {
 enum Name {
     /// From a change of a match to the last fan's screen, and what it costs
     Change(change::Args),
+    /// Leaders that are killed, and what fans notice of it
+    Takeover(takeover::Args),
     /// The fans of a measurement, in a process of their own
     #[command(hide = true)]
     Load(load::Args),
+    /// Fans who keep account of what they are shown, in a process of their own
+    #[command(hide = true)]
+    Fans(takeover::fans::Args),
+    /// A DynamoDB, in a process of its own
+    #[command(hide = true)]
+    DynamoDb,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     match Args::parse().name {
-        Name::Change(args) => {
-            let run_max = args.run_max();
-            tokio::select! {
-                done = tokio::time::timeout(run_max, change::run(args)) => {
-                    done.with_context(|| format!("not done after {run_max:?}"))?
-                }
-                // Left by dropping what runs, so that no process stays behind.
-                () = told_to_end() => bail!("told to end"),
-            }
-        }
+        Name::Change(args) => Box::pin(within(args.run_max(), change::run(args))).await,
+        Name::Takeover(args) => Box::pin(within(args.run_max(), takeover::run(args))).await,
         Name::Load(args) => load::run(args).await,
+        Name::Fans(args) => takeover::fans::run(args).await,
+        Name::DynamoDb => takeover::dynamodb::run().await,
+    }
+}
+
+/// Runs a benchmark, which is left by dropping it, so that no process stays behind.
+async fn within(run_max: Duration, run: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        done = tokio::time::timeout(run_max, run) => {
+            done.with_context(|| format!("not done after {run_max:?}"))?
+        }
+        () = told_to_end() => bail!("told to end"),
     }
 }
 

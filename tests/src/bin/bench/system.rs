@@ -51,7 +51,7 @@ impl System {
     /// ready.
     pub(crate) async fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut command = Command::new(touchline()?);
+        let mut command = Command::new(binary("touchline")?);
         command.args(["local", "--json", "--memory", "--no-replay", "--fans", "0"]);
         for port in [
             "page",
@@ -102,9 +102,7 @@ impl System {
 
     /// Processor time that it has used so far, of all its threads.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        let ticks = ticks(&stat).with_context(|| format!("not a stat line: {stat}"))?;
-        Ok(Duration::from_millis(ticks * 1_000 / TICKS_A_SECOND))
+        cpu_of(self.pid)
     }
 
     /// Memory that it holds resident, in bytes.
@@ -167,9 +165,16 @@ async fn ready(lines: &mut Lines<impl AsyncBufRead + Unpin>) -> Result<Ready> {
     bail!("touchline ended before it was ready")
 }
 
-/// The binary `touchline` beside this one.
-fn touchline() -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name("touchline");
+/// Processor time that a process has used so far, of all its threads.
+pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks = ticks(&stat).with_context(|| format!("not a stat line: {stat}"))?;
+    Ok(Duration::from_millis(ticks * 1_000 / TICKS_A_SECOND))
+}
+
+/// One of Touchline's binaries, beside this one.
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
     ensure!(
         path.exists(),
         "{} is not built: run `cargo build` with the same profile first",
