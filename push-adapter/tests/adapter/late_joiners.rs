@@ -24,11 +24,11 @@ struct Match {
 
 impl Match {
     async fn with(change: impl FnOnce(&mut PushArgs)) -> Self {
-        let (endpoint, store) = Box::pin(StreamEndpoint::start()).await;
+        let (endpoint, store) = StreamEndpoint::start().await;
         let server = StubServer::start().await;
         let mut args = args(&server);
         change(&mut args);
-        let adapter = Box::pin(Adapter::start(args, &store)).await;
+        let adapter = Adapter::start(args, &store).await;
         Self {
             endpoint,
             store,
@@ -88,14 +88,14 @@ async fn is_served_by_the_second_look(goal: &EventState, is_during: bool) {
 #[tokio::test]
 async fn a_fan_who_registers_during_a_fan_out_is_served_by_the_second_look_and_nobody_twice() {
     for goal in [state("1", "GOAL"), state_for("1", "GOAL", "final")] {
-        is_served_by_the_second_look(&goal, true).await;
+        Box::pin(is_served_by_the_second_look(&goal, true)).await;
     }
 }
 
 #[tokio::test]
 async fn a_fan_whom_the_index_does_not_show_yet_is_served_by_the_second_look_and_nobody_twice() {
     for goal in [state("1", "GOAL"), state_for("1", "GOAL", "final")] {
-        is_served_by_the_second_look(&goal, false).await;
+        Box::pin(is_served_by_the_second_look(&goal, false)).await;
     }
 }
 

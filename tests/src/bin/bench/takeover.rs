@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use self::{
     cluster::Cluster,
-    conduct::{Game, Kill, Measured, conduct},
-    fans::Moment,
+    conduct::{Kill, Measured, conduct},
+    game::Game,
     record::{Fans, Record},
 };
 use crate::{
@@ -23,6 +23,7 @@ mod cluster;
 mod conduct;
 pub(crate) mod dynamodb;
 pub(crate) mod fans;
+mod game;
 mod record;
 mod service;
 mod spelling;
@@ -33,9 +34,10 @@ const EVENT: &str = "1";
 /// How long the control takes, before the first kill.
 const CONTROL: Duration = Duration::from_secs(5);
 
-/// The leader of three push adapters is killed with -9, the next as soon as all fans have a state that
-/// the last one could not have pushed and two seconds have passed; a killed one is started again after
-/// these. Meanwhile the match changes, and half of the fans speak protocol 1 and half protocol 2.
+/// The leader of three push adapters is killed with -9, and the next one as soon as all fans and the
+/// server have heard of it, two seconds after the last at the earliest; a killed one is started again
+/// before the next is killed. Meanwhile the match changes, and half of the fans speak protocol 1 and
+/// half protocol 2. One kill in three falls into the fan-out of a state after which the match rests.
 ///
 /// Every state has a number, and the sets of this run's catalog spell it. A fan who is shown an older
 /// state after a newer one fails the run, whatever its protocol; so does, for protocol 2, a position
@@ -72,7 +74,7 @@ impl Args {
 /// Runs the benchmark and prints its figures.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut cluster = Cluster::start().await?;
-    let measured = measure(&args, &mut cluster).await;
+    let measured = Box::pin(measure(&args, &mut cluster)).await;
     if measured.is_err() {
         eprint!("{}", cluster.logs());
     }
@@ -87,7 +89,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 async fn measure(args: &Args, cluster: &mut Cluster) -> Result<Vec<Figure>> {
-    let game = Game::begin(cluster).await?;
+    let game = Game::begin(cluster.store()).await?;
+    let client = cluster.client()?;
     let record = watch::Sender::new(Record::default());
     let mut fans = Fans::start(cluster.gateway(), args.fans)?;
     let conducting = conduct(args, cluster, &game, &record);
@@ -95,30 +98,21 @@ async fn measure(args: &Args, cluster: &mut Cluster) -> Result<Vec<Figure>> {
         biased;
         measured = conducting => measured?,
         heard = fans.hear(&record) => match heard? {},
-        seen = record::watch(&game.client, EVENT, &record) => match seen? {},
+        seen = record::watch(&client, EVENT, &record) => match seen? {},
     };
     let record = record.borrow();
-    let kills: Vec<u64> = measured.kills.iter().map(|kill| kill.unix_ns).collect();
-    record.check_repeats(&kills)?;
+    record.check_repeats(&measured.killed_unix_ns())?;
     Ok(figures(&measured, &record))
 }
 
 fn figures(measured: &Measured, record: &Record) -> Vec<Figure> {
-    let kills = &measured.kills;
-    let since_kill = |moment: fn(&Kill) -> Moment| {
-        latencies(
-            kills
-                .iter()
-                .map(|kill| (kill.unix_ns, moment(kill).unix_ns)),
-        )
+    let since_kill = |name, moment: fn(&Kill) -> u64| {
+        let kills = measured.kills.iter();
+        let latencies = latencies(kills.map(|kill| (kill.unix_ns, moment(kill))));
+        Figure::quantile(name, &latencies, 0.5)
     };
-    let seen = |is_fed: bool| {
-        latencies(kills.iter().filter_map(|kill| {
-            let mut sights = record.watched.iter();
-            let newer = sights.find(|sight| sight.number > kill.number && sight.is_fed >= is_fed);
-            newer.map(|sight| (kill.unix_ns, sight.unix_ns))
-        }))
-    };
+    let cuts = measured.cuts.iter();
+    let cuts = latencies(cuts.map(|cut| (cut.unix_ns, cut.all_unix_ns)));
     let control = measured.control.windows(2);
     let control = latencies(control.map(|two| (two[0].unix_ns, two[1].unix_ns)));
     let pushes = measured.pushes;
@@ -129,15 +123,12 @@ fn figures(measured: &Measured, record: &Record) -> Vec<Figure> {
     let count = |name, count: usize| Figure::one(name, count as f64, "", count as u64);
     vec![
         Figure::quantile("control, no kill: push to next push", &control, 0.5),
-        Figure::quantile("kill to next push", &since_kill(|kill| kill.first), 0.5),
-        Figure::quantile(
-            "kill to last fan's next push",
-            &since_kill(|kill| kill.all),
-            0.5,
-        ),
-        Figure::quantile("kill to a watcher's next state", &seen(false), 0.5),
-        Figure::quantile("kill to the server's next from the feed", &seen(true), 0.5),
-        count("kills", kills.len()),
+        since_kill("kill to next push", |kill| kill.first_unix_ns),
+        since_kill("kill to last fan's next push", |kill| kill.all_unix_ns),
+        Figure::quantile("kill in a fan-out to its last fan", &cuts, 0.5),
+        since_kill("kill to a watcher's next state", |kill| kill.seen_unix_ns),
+        since_kill("kill to its next from the feed", |kill| kill.fed_unix_ns),
+        count("kills", measured.killed_unix_ns().len()),
         count("duplicates", record.repeats().count()),
         Figure::one("pushes", pushes as f64, "", pushes),
         cpu("CPU of the adapters a push", measured.cpu_of_adapters),

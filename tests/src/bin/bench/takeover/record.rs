@@ -57,6 +57,13 @@ impl Record {
         self.repeats.iter().filter(|repeat| repeat.number > 0)
     }
 
+    /// The first sight of a state that is newer than this one.
+    pub(super) fn sight_after(&self, number: u32, is_fed: bool) -> Option<Sight> {
+        let mut sights = self.watched.iter();
+        let newer = sights.find(|sight| sight.number > number && sight.is_fed >= is_fed);
+        newer.copied()
+    }
+
     /// Whether each repeat has a leader's death to excuse it.
     pub(super) fn check_repeats(&self, kills_unix_ns: &[u64]) -> Result<()> {
         let Some(repeat) = self

@@ -49,6 +49,8 @@ impl Service {
                     .flat_map(|(flag, value)| arguments(flag, value)),
             )
             .args(["--log-format", "json"])
+            // They would all meet on the default ports.
+            .env("TOUCHLINE_METRICS_LISTEN", "127.0.0.1:0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
