@@ -177,9 +177,11 @@ start_services() {
     local port
     "$BINARIES/touchline" tables create >/dev/null
     "$BINARIES/touchline" items load "$PROJECT/clients/cli/demo/items.csv" >/dev/null
-    start "$scratch/server.log" "$BINARIES/touchline-server" --listen "127.0.0.1:$GRPC_PORT"
+    start "$scratch/server.log" "$BINARIES/touchline-server" --listen "127.0.0.1:$GRPC_PORT" \
+        --metrics-listen 127.0.0.1:0
     start "$scratch/push.log" "$BINARIES/touchline-push" --listen "127.0.0.1:$PUSH_GRPC_PORT" \
-        --fans-listen "127.0.0.1:$FANS_PORT" --management-listen "127.0.0.1:$MANAGEMENT_PORT"
+        --fans-listen "127.0.0.1:$FANS_PORT" --management-listen "127.0.0.1:$MANAGEMENT_PORT" \
+        --metrics-listen 127.0.0.1:0
     for port in "$GRPC_PORT" "$PUSH_GRPC_PORT" "$FANS_PORT" "$MANAGEMENT_PORT"; do
         eventually listens "$port" || die "nothing listens on port $port"
     done
