@@ -163,7 +163,7 @@ async function checkChange(browser) {
   });
   await check("the panel says how long it took, how many fans, and from which source", async () => {
     await textIs(page, "last", /^\d+ ms$/);
-    await textIs(page, "fans", /^\d+$/);
+    await textIs(page, "fans", /^\d+6 on this page$/);
     await textIs(page, "sources", /embedded/);
     await textIs(page, "history", /Goal 1–0/);
   });
@@ -194,7 +194,7 @@ async function checkTap(browser) {
     const why = page.locator('[data-consumer="nadia"] .why');
     await why.locator('[data-counted="true"]').waitFor({ timeout: DEADLINE_MS });
     const said = await why.textContent();
-    for (const part of ["Rank", "Score", "Origin", "ranker on this machine", "Freshness"]) holds(said.includes(part), `${part}: ${said}`);
+    for (const part of ["Rank", "Score", "Origin", "embedded ranker", "Freshness"]) holds(said.includes(part), `${part}: ${said}`);
     await page.keyboard.press("Escape");
   });
   await check("taps change what comes next for that fan, within the minute", async () => {
