@@ -85,7 +85,7 @@ function layForm() {
 
 async function fire(event) {
   const wrong = await post("fire", event);
-  element("fired").textContent = wrong ? `Not fired: ${wrong}.` : `${words(event.match_event)} fired. The replay waits, so that it stays; Play takes the match up again.`;
+  element("fired").textContent = wrong ? `Not fired: ${wrong}.` : `${words(event.match_event)} fired. The replay waits; Play takes it up again.`;
 }
 
 function layTimeline() {
@@ -94,7 +94,8 @@ function layTimeline() {
   element("marks").replaceChildren(
     ...moments.map(({ match_event, minute }, index) => {
       const mark = document.createElement("span");
-      mark.className = match_event === "GOAL" ? "goal" : "";
+      // Labels of added time are the longest: they give way first.
+      mark.className = match_event === "GOAL" ? "goal" : minute.includes("+") ? "added" : "";
       mark.textContent = `${minute}'`;
       mark.style.left = `${(100 * index) / (moments.length - 1)}%`;
       return mark;

@@ -3,12 +3,14 @@
 
 import { backOffMs } from "/fan-socket.js";
 import { layDesk, post, showReplay, words } from "/desk.js";
-import { addPhone, light } from "/phone.js";
+import { ORIGINS, addPhone, light } from "/phone.js";
 
 /** Entries of the history; older ones go. */
 const HISTORY_MAX = 50;
 /** A change that some phones do not show by then is said to be incomplete. */
 const INCOMPLETE_AFTER_MS = 3_000;
+const LIVE = "Live";
+const NOT_CONNECTED = "Not connected, trying again";
 const element = (id) => document.getElementById(id);
 /** The newest change, and when each phone had it on its screen. */
 let change = { version: null, sequence: "", timed: false, at: 0, shownAt: new Map(), entry: null };
@@ -24,7 +26,7 @@ let page;
 start();
 
 async function start() {
-  page = await (await fetch("/api/page")).json();
+  page = await known();
   const { title, home, away } = page.match;
   element("title").textContent = title;
   element("home").textContent = home;
@@ -39,11 +41,23 @@ async function start() {
         (await post("tap", { consumer_id: fan.consumer_id, item_id, recommendation_id: set.recommendation_id ?? "" })) === null,
       onConnection: (is) => {
         connected[is ? "add" : "delete"](fan.consumer_id);
-        sayLink();
+        sayConnection();
       },
     });
   }
   follow(0);
+}
+
+/** What does not change while the page is open: the match, the fans, where their gateway is. */
+async function known() {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await (await fetch("/api/page")).json();
+    } catch {
+      sayLink(NOT_CONNECTED);
+      await new Promise((resolve) => setTimeout(resolve, backOffMs(attempt)));
+    }
+  }
 }
 
 /** What the page is told: the state, the replay and the figures, as server-sent events. */
@@ -53,11 +67,12 @@ function follow(attempt) {
     attempt = 0;
     isLive = true;
     isFirst = true;
-    sayLink();
+    sayConnection();
   };
   live.onerror = () => {
     isLive = false;
-    sayLink();
+    sayConnection();
+    for (const id of ["fans", "pushes"]) element(id).textContent = "–";
     // The browser tries again by itself, unless it was refused.
     if (live.readyState === EventSource.CLOSED) setTimeout(() => follow(attempt + 1), backOffMs(attempt));
   };
@@ -66,13 +81,17 @@ function follow(attempt) {
   live.addEventListener("figures", ({ data }) => showFigures(JSON.parse(data)));
 }
 
-function sayLink() {
+function sayConnection() {
   const missing = page.fans.length - connected.size;
-  const text = !isLive ? "Not connected, trying again" : missing ? `${missing} phones not connected` : "Live";
+  const phones = missing === 1 ? "1 phone" : `${missing} phones`;
+  sayLink(!isLive ? NOT_CONNECTED : missing ? `${phones} not connected` : LIVE);
+}
+
+function sayLink(text) {
   const link = element("link");
   if (link.textContent === text) return;
   link.textContent = text;
-  link.parentElement.classList.toggle("away", !isLive || missing > 0);
+  link.parentElement.classList.toggle("away", text !== LIVE);
 }
 
 function showState(state) {
@@ -87,7 +106,9 @@ function showState(state) {
   }
   const { version, sequence, changed_at_ms, attributes } = state;
   const score = attributes.display_score ?? "–";
-  const event = words(attributes.match_event ?? "no event");
+  const { match_event = "NONE", match_timing = "no event" } = attributes;
+  // Where nothing happens the phase says more.
+  const event = words(match_event === "NONE" ? match_timing : match_event);
   if (element("score").textContent !== score) {
     element("score").textContent = score;
     light(element("score"));
@@ -162,13 +183,15 @@ function addHistory({ attributes }, event) {
 }
 
 function showFigures({ fans, pushes_per_second }) {
-  element("fans").textContent = fans.toLocaleString("en");
+  const here = document.createElement("small");
+  here.textContent = `${Math.min(fans, connected.size)} on this page`;
+  element("fans").replaceChildren(fans.toLocaleString("en"), here);
   element("pushes").textContent = pushes_per_second.toLocaleString("en", { maximumFractionDigits: 1 });
 }
 
 function countSource({ origin, freshness }) {
   if (!origin) return;
-  const source = `${origin}, ${freshness}`;
+  const source = `${ORIGINS[origin] ?? origin}, ${freshness}`;
   sources.set(source, (sources.get(source) ?? 0) + 1);
   const all = [...sources.values()].reduce((sum, part) => sum + part, 0);
   const rows = [...sources].sort(([, a], [, b]) => b - a).slice(0, 3);

@@ -4,7 +4,8 @@
 import { connectFan } from "/fan-socket.js";
 
 const STATES = { connecting: "connecting", connected: "live", waiting: "not connected" };
-const ORIGINS = { embedded: "ranker on this machine", personalize: "Amazon Personalize", cohort: "fans like this one", popular: "what is popular" };
+/** Who answered, in words. */
+export const ORIGINS = { embedded: "embedded ranker", personalize: "Amazon Personalize", cohort: "fans like this one", popular: "what is popular" };
 const FRESHNESS = { live: "asked just now", cached: "asked a moment ago", stale: "the last known answer" };
 const TEMPLATES = { phone: document.getElementById("phone"), slot: document.getElementById("slot") };
 
@@ -58,7 +59,8 @@ function show(phone, set, onTap) {
     before.delete(name);
     const slot = old?.slot ?? newSlot(name);
     fill(slot, component, () => onTap(component));
-    mark(slot, isFirst ? "" : old?.item !== component.item_id ? "new" : moved(old.place - place));
+    const isNew = !isFirst && old?.item !== component.item_id;
+    mark(slot, isNew, isFirst || isNew ? 0 : old.place - place);
     slot.style.setProperty("--place", place);
     moveTo(list, slot, place);
   });
@@ -93,16 +95,20 @@ function labelOf(component) {
   return component.attributes?.item_label ?? component.item_id;
 }
 
-function moved(places) {
-  if (places === 0) return "";
-  return places > 0 ? `▲ ${places}` : `▼ ${-places}`;
-}
-
-function mark(slot, text) {
+/** Says on a slot that what it shows is new, or by how many places it moved up. */
+function mark(slot, isNew, places) {
   const sign = slot.querySelector(".mark");
-  sign.textContent = text;
-  slot.classList.toggle("new", text === "new");
-  light(slot, text === "new");
+  sign.replaceChildren();
+  if (isNew) {
+    sign.append("new");
+  } else if (places !== 0) {
+    const arrow = element("span", places > 0 ? "▲" : "▼");
+    arrow.setAttribute("role", "img");
+    arrow.setAttribute("aria-label", places > 0 ? "up" : "down");
+    sign.append(arrow, ` ${Math.abs(places)}`);
+  }
+  slot.classList.toggle("new", isNew);
+  light(slot, isNew);
 }
 
 /** Starts an element's animation anew. */
@@ -132,10 +138,10 @@ function tell(phone, fan, set, component, onTap, socket) {
   const title = element("h3", labelOf(component));
   const age = set.freshness !== "live" && set.age_ms ? `, ${Math.round(set.age_ms / 1000)} s old` : "";
   const facts = {
-    Rank: `${component.rank} for ${fan.name}`,
+    Rank: component.rank,
     Score: component.score?.toPrecision(3) ?? "none",
     Origin: ORIGINS[set.origin] ?? set.origin,
-    Freshness: `${set.freshness}: ${FRESHNESS[set.freshness] ?? ""}${age}`,
+    Freshness: `${set.freshness}, ${FRESHNESS[set.freshness] ?? ""}${age}`,
   };
   const list = document.createElement("dl");
   for (const [name, value] of Object.entries(facts)) list.append(element("dt", name), element("dd", value));

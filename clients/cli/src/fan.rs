@@ -55,6 +55,8 @@ pub struct Fan {
 /// What happens to a fan.
 #[derive(Debug)]
 pub enum Heard {
+    /// A connection stands and has registered: what changes from now on comes.
+    Connected,
     /// A message, as it was sent.
     Message(String),
     /// The connection is gone, and a new one is tried.
@@ -120,6 +122,7 @@ pub fn listen(gateway: String, fan: Fan) -> impl Stream<Item = Result<Heard, Err
                 Ok(mut socket) => match register(&mut socket, &fan, &shown).await {
                     Err(reason) => reason,
                     Ok(()) => {
+                        yield Heard::Connected;
                         let mut ping = interval(PING_INTERVAL);
                         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
                         let mut heard_at = Instant::now();

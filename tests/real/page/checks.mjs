@@ -163,7 +163,7 @@ async function checkChange(browser) {
   });
   await check("the panel says how long it took, how many fans, and from which source", async () => {
     await textIs(page, "last", /^\d+ ms$/);
-    await textIs(page, "fans", /^\d+$/);
+    await textIs(page, "fans", /^\d+6 on this page$/);
     await textIs(page, "sources", /embedded/);
     await textIs(page, "history", /Goal 1–0/);
   });
@@ -194,7 +194,7 @@ async function checkTap(browser) {
     const why = page.locator('[data-consumer="nadia"] .why');
     await why.locator('[data-counted="true"]').waitFor({ timeout: DEADLINE_MS });
     const said = await why.textContent();
-    for (const part of ["Rank", "Score", "Origin", "ranker on this machine", "Freshness"]) holds(said.includes(part), `${part}: ${said}`);
+    for (const part of ["Rank", "Score", "Origin", "embedded ranker", "Freshness"]) holds(said.includes(part), `${part}: ${said}`);
     await page.keyboard.press("Escape");
   });
   await check("taps change what comes next for that fan, within the minute", async () => {
@@ -293,6 +293,7 @@ async function checkRestart(browser) {
   await check("killed under the page: the page says that it is not connected, on every phone", async () => {
     await endTouchline("SIGKILL");
     await textIs(page, "link", /^Not connected/);
+    await textIs(page, "fans", /^–$/);
     await eventually("every phone says so", () => page.evaluate((count) => document.querySelectorAll('.phone[data-state="waiting"]').length === count, PHONES));
   });
   await check("started again: every phone comes back by itself and is current", async () => {
@@ -397,6 +398,13 @@ async function checkLayout(browser, width, height) {
     holds(sum < CLS_MAX, `layout shift ${sum}`);
     const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     holds(over <= 0, `${over} px stick out`);
+  });
+  await check(`at ${width} px the phones stand beside each other and no name of a slot is cut`, async () => {
+    const [rows, cut] = await page.evaluate(() => [
+      new Set([...document.querySelectorAll(".case")].map((phone) => Math.round(phone.getBoundingClientRect().top))).size,
+      [...document.querySelectorAll(".slots .type")].filter((type) => type.scrollWidth > type.clientWidth).length,
+    ]);
+    holds(rows === 1 && cut === 0, `${rows} rows of phones, ${cut} names cut`);
   });
   await page.context().close();
 }

@@ -19,7 +19,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Connects, registers, and shows what is received until Ctrl-C. A connection that is lost is made
-again, saying which set is shown already. With --json each message is printed as it came.
+again, saying which set is shown already. With --json each message is printed as it came. What
+becomes of the connection is said on standard error.
 
 Examples:
   touchline fan diego
@@ -29,7 +30,7 @@ pub struct FanArgs {
     /// The consumer to be
     #[arg(value_name = "CONSUMER")]
     pub consumer: String,
-    /// The device to say
+    /// The device to register with
     #[arg(long, default_value = "terminal", value_name = "DEVICE")]
     pub device: String,
     /// The content to watch
@@ -53,6 +54,7 @@ pub struct FanArgs {
 
 /// Runs the command.
 pub async fn run(args: FanArgs, shutdown: CancellationToken) -> Result<(), Error> {
+    let connected = format!("{} is connected to {}", args.consumer, args.gateway);
     let fan = Fan {
         consumer_id: args.consumer,
         device_id: args.device,
@@ -69,6 +71,7 @@ pub async fn run(args: FanArgs, shutdown: CancellationToken) -> Result<(), Error
         match heard {
             Some(Heard::Message(text)) if args.format.json => output::line(text)?,
             Some(Heard::Message(text)) => screen.show(&text)?,
+            Some(Heard::Connected) => output::note(&connected),
             Some(Heard::Interrupted { reason, retry_in }) => output::note(format_args!(
                 "interrupted: {reason}; trying again in {:.1} s",
                 retry_in.as_secs_f64()

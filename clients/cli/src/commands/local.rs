@@ -43,8 +43,8 @@ const FANS_COUNT_INTERVAL: Duration = Duration::from_secs(1);
 /// Flags of `touchline local`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Everything listens on loopback only. Ctrl-C ends it in order, a second one at once; the data is there
-at the next start.
+Everything listens on loopback only. Ctrl-C ends it in order, a second one at once; the data is
+there at the next start.
 
 Examples:
   touchline                                the demo, data in ./.touchline

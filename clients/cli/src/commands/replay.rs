@@ -149,7 +149,10 @@ fn file_error(text: &str, error: &MatchFileError) -> String {
         return error.to_string();
     };
     match toml.span().and_then(|span| text.get(..span.start)) {
-        Some(before) => format!("line {}: {}", before.lines().count().max(1), toml.message()),
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            format!("line {line}: {}", toml.message())
+        }
         None => toml.message().to_owned(),
     }
 }
@@ -169,10 +172,12 @@ mod tests {
     fn a_file_that_is_no_match_is_refused_in_one_line_that_names_the_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("match.toml");
-        std::fs::write(&path, "event_id = \"1\"\ntitle = nothing\n").unwrap();
-        let error = read(&path).unwrap_err().to_string();
-        assert!(error.contains("match.toml: line 2: "), "{error}");
-        assert!(!error.contains('\n'), "{error}");
+        for wrong in ["title = nothing", "[[moments]]\nminute = \"1\"", "="] {
+            std::fs::write(&path, format!("event_id = \"1\"\n{wrong}\n")).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("match.toml: line 2: "), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
     }
 
     #[test]

@@ -287,6 +287,20 @@ async fn a_fan_and_a_watch_come_back_when_the_stack_does() {
 }
 
 #[tokio::test]
+async fn a_fan_says_when_it_is_connected_also_while_nothing_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let quiet = ["--no-replay", "--fans", "0"];
+    let local = Local::start(Some(folder.path()), &quiet).await;
+    let mut fan = local.noting_fan(&["diego"]);
+    assert!(fan.line().await.starts_with("diego is connected"));
+    let [fans_port, grpc_port] = local.ports();
+    assert_eq!(local.running.signal("KILL").await, None);
+    assert!(fan.line().await.starts_with("interrupted"));
+    let _again = Local::start_at(Some(folder.path()), [&fans_port, &grpc_port], &quiet).await;
+    while !fan.line().await.starts_with("diego is connected") {}
+}
+
+#[tokio::test]
 async fn one_folder_belongs_to_one_process() {
     let folder = tempfile::tempdir().unwrap();
     let _first = Local::start(Some(folder.path()), &["--no-replay"]).await;

@@ -4,8 +4,8 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    io::{AsyncBufReadExt, AsyncRead, BufReader, Lines},
+    process::{Child, Command},
     time::timeout,
 };
 
@@ -63,13 +63,27 @@ fn command(arguments: &[&str]) -> Command {
 /// A command that runs on; killed when dropped.
 pub(crate) struct Running {
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: Lines<BufReader<Box<dyn AsyncRead + Send + Unpin>>>,
 }
 
 impl Running {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut child = command(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let out = child.stdout.take().unwrap();
+        Self::reading(child, Box::new(out))
+    }
+
+    /// The same, but its lines are those of standard error.
+    fn start_noting(arguments: &[&str]) -> Self {
+        let mut command = command(arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let err = child.stderr.take().unwrap();
+        Self::reading(child, Box::new(err))
+    }
+
+    fn reading(child: Child, from: Box<dyn AsyncRead + Send + Unpin>) -> Self {
+        let lines = BufReader::new(from).lines();
         Self { child, lines }
     }
 
@@ -191,5 +205,10 @@ impl Local {
     /// A fan of this stack.
     pub(crate) fn fan(&self, arguments: &[&str]) -> Running {
         Running::start(&[&["fan"], arguments, &["--json", "--gateway", &self.gateway]].concat())
+    }
+
+    /// A fan of this stack whose lines are what it says of its connection.
+    pub(crate) fn noting_fan(&self, arguments: &[&str]) -> Running {
+        Running::start_noting(&[&["fan"], arguments, &["--gateway", &self.gateway]].concat())
     }
 }
