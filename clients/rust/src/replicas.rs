@@ -186,6 +186,9 @@ impl Replicas {
     }
 
     async fn known(&self) -> Arc<[Replica]> {
+        if let Some(known) = &*self.shared.known.borrow() {
+            return known.clone();
+        }
         let mut known = self.shared.known.subscribe();
         // The sender lives as long as `self`, and the first look ends within its time-out.
         match known.wait_for(Option::is_some).await {

@@ -52,7 +52,8 @@ struct Question {
 
 /// Asks for a batch. The answers name consumers and sets as if one server had given them; each
 /// consumer is answered at most once. An error is the last item, and comes after all that other
-/// replicas have to say: who was not answered by then can be asked for again.
+/// replicas have to say: who was not answered by then can be asked for again. Without consumers
+/// nothing is asked.
 pub fn batch(
     replicas: Replicas,
     client: fn(Channel) -> ComponentServiceClient<Channel>,
