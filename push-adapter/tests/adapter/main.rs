@@ -9,5 +9,6 @@ mod gateway;
 mod leader;
 mod management;
 mod process;
+mod replicas;
 mod routes;
 mod support;
