@@ -60,7 +60,8 @@ pub struct PushArgs {
     /// and the address of --listen]
     #[arg(long, env = "TOUCHLINE_PUSH_ADVERTISE", value_name = "URL")]
     pub advertise: Option<String>,
-    /// gRPC URL of touchline-server, which gives the component sets
+    /// gRPC URL of touchline-server, which gives the component sets; where its name has several
+    /// addresses (a headless service), each consumer is asked for at one of them
     #[arg(
         long,
         env = "TOUCHLINE_SERVER",

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use async_stream::try_stream;
 use futures::{Stream, StreamExt, stream::BoxStream};
+use tokio::time::{Instant, timeout_at};
 use tonic::{
     Request, Response, Status,
     codec::CompressionEncoding,
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, Endpoint},
 };
 use touchline_proto::v1::{
     self as proto, component_service_client::ComponentServiceClient, consumer_answer::Answer,
@@ -16,7 +17,12 @@ use touchline_proto::v1::{
     get_components_request,
 };
 
-use crate::{Error, Watched, watch};
+use crate::{
+    Error, Watched,
+    error::{fails_over, never_began},
+    replicas::{self, Replicas, Resolve},
+    watch,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -60,13 +66,14 @@ pub struct BatchAnswer {
     pub recommendation_id: String,
 }
 
-/// A connection to Touchline's server, made when the first call needs it and again when it broke.
-/// Cheap to clone: clones share the connection.
+/// Connections to Touchline's server, made when the first call needs them and again when they broke:
+/// one to each replica behind the name. What concerns a consumer is asked of the replica that the
+/// consumer belongs to, and of the next one when that is not there. Cheap to clone: clones share the
+/// connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    components: ComponentServiceClient<Channel>,
+    replicas: Replicas,
     events: EventServiceClient<Channel>,
-    feedback: FeedbackServiceClient<Channel>,
     deadlines: Deadlines,
 }
 
@@ -75,18 +82,30 @@ impl Client {
     /// roots of the operating system. Must be called in a tokio runtime; makes no connection yet.
     /// [`Error::Endpoint`] if it is no address.
     pub fn connect(endpoint: &str) -> Result<Self, Error> {
-        let channel = channel(endpoint).map_err(|source| Error::Endpoint {
+        let replicas = Replicas::new(endpoint, configure);
+        replicas.map(Self::of).map_err(|source| Error::Endpoint {
             endpoint: endpoint.to_owned(),
             source,
-        })?;
-        Ok(Self {
-            components: ComponentServiceClient::new(channel.clone())
-                .accept_compressed(CompressionEncoding::Gzip),
-            events: EventServiceClient::new(channel.clone())
-                .accept_compressed(CompressionEncoding::Gzip),
-            feedback: FeedbackServiceClient::new(channel),
-            deadlines: Deadlines::default(),
         })
+    }
+
+    /// A client of the replicas that `resolve` names, which are called by the name in `endpoint`: for
+    /// who knows them by other means than their host name.
+    pub fn connect_resolving(endpoint: &str, resolve: Resolve) -> Result<Self, Error> {
+        let replicas = Replicas::resolving(endpoint, configure, resolve);
+        replicas.map(Self::of).map_err(|source| Error::Endpoint {
+            endpoint: endpoint.to_owned(),
+            source,
+        })
+    }
+
+    fn of(replicas: Replicas) -> Self {
+        Self {
+            events: EventServiceClient::new(replicas.any())
+                .accept_compressed(CompressionEncoding::Gzip),
+            replicas,
+            deadlines: Deadlines::default(),
+        }
     }
 
     /// The same client with other deadlines.
@@ -111,9 +130,9 @@ impl Client {
             }),
             num_results: 0,
         };
-        let mut components = self.components.clone();
-        let answer = self.call(request, async |request| {
-            components.get_components(request).await
+        let answer = self.call_replica(consumer_id, request, fails_over, |channel, request| {
+            let mut components = components(channel);
+            async move { components.get_components(request).await }
         });
         let set = answer.await?.component_set;
         set.ok_or_else(|| Error::unreadable("no component set"))
@@ -126,18 +145,18 @@ impl Client {
         state: proto::EventState,
         consumer_ids: Vec<String>,
     ) -> impl Stream<Item = Result<BatchAnswer, Error>> + Send + use<> {
-        let mut components = self.components.clone();
         let deadline = self.deadlines.batch;
-        let mut request = Request::new(proto::BatchGetComponentsRequest {
+        let request = proto::BatchGetComponentsRequest {
             state: Some(state),
             consumer_ids,
             num_results: 0,
-        });
-        request.set_timeout(deadline);
+        };
+        let end = Instant::now() + deadline;
+        let mut parts = replicas::batch(self.replicas.clone(), components, request, end);
         let answers = try_stream! {
-            let mut parts = components.batch_get_components(request).await?.into_inner();
             let mut sets: Vec<Arc<proto::ComponentSet>> = Vec::new();
-            while let Some(part) = parts.message().await? {
+            while let Some(part) = parts.next().await {
+                let part = part?;
                 sets.extend(part.component_sets.into_iter().map(Arc::new));
                 for answer in part.answers {
                     yield batch_answer(answer, &sets)?;
@@ -157,7 +176,7 @@ impl Client {
         consumer_id: Option<&str>,
     ) -> BoxStream<'static, Result<Watched, Error>> {
         watch::watch(
-            self.components.clone(),
+            self.replicas.clone(),
             event_id.to_owned(),
             consumer_id.unwrap_or_default().to_owned(),
         )
@@ -227,16 +246,56 @@ impl Client {
     }
 
     /// Records what consumers did, 1 to 500 interactions. On [`Error::Invalid`] none was recorded.
+    /// They go to the replica of the first one's consumer; a call for each consumer reaches each
+    /// one's own.
     pub async fn record_interactions(
         &self,
         interactions: Vec<proto::Interaction>,
     ) -> Result<proto::RecordInteractionsResponse, Error> {
+        let first = interactions.first();
+        let consumer_id = first
+            .map_or("", |first| first.consumer_id.as_str())
+            .to_owned();
         let request = proto::RecordInteractionsRequest { interactions };
-        let mut feedback = self.feedback.clone();
-        self.call(request, async |request| {
-            feedback.record_interactions(request).await
+        self.call_replica(&consumer_id, request, never_began, |channel, request| {
+            let mut feedback = FeedbackServiceClient::new(channel);
+            async move { feedback.record_interactions(request).await }
         })
         .await
+    }
+
+    /// One call to a consumer's replica, and to the next ones when `passes_on` says so of what an
+    /// earlier one answered, all under one deadline.
+    async fn call_replica<Q: Clone, A, F>(
+        &self,
+        consumer_id: &str,
+        message: Q,
+        passes_on: fn(&Status) -> bool,
+        ask: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let end = Instant::now() + self.deadlines.call;
+        let asking = async {
+            let mut failed = Status::unavailable("no replica is known");
+            for replica in self.replicas.of(consumer_id).await {
+                let mut request = Request::new(message.clone());
+                request.set_timeout(end.saturating_duration_since(Instant::now()));
+                match ask(replica.channel(), request).await {
+                    Err(status) if passes_on(&status) => {
+                        replica.failed();
+                        failed = status;
+                    }
+                    answer => return answer,
+                }
+            }
+            Err(failed)
+        };
+        match timeout_at(end, asking).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => Err(timed_out()),
+        }
     }
 
     /// One call with one answer, under the deadline. The deadline travels with the request, and is
@@ -254,16 +313,16 @@ impl Client {
     }
 }
 
-fn channel(endpoint: &str) -> Result<Channel, tonic::transport::Error> {
-    let mut endpoint = Endpoint::from_shared(endpoint.to_owned())?
+fn configure(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .tcp_nodelay(true);
-    if endpoint.uri().scheme_str() == Some("https") {
-        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_enabled_roots())?;
-    }
-    Ok(endpoint.connect_lazy())
+        .tcp_nodelay(true)
+}
+
+pub(crate) fn components(channel: Channel) -> ComponentServiceClient<Channel> {
+    ComponentServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip)
 }
 
 fn batch_answer(

@@ -143,6 +143,28 @@ impl From<Status> for Error {
     }
 }
 
+/// Whether another replica may answer what this one did not: it could not be reached, broke off, or
+/// does not serve yet or any more. What it says about the recommender or the store is an answer.
+pub(crate) fn fails_over(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => status.get_details_error_info().is_none() || does_not_serve(status),
+        Code::Cancelled | Code::Unknown | Code::Internal => {
+            status.source().is_some() && caused_by::<TimeoutExpired>(status).is_none()
+        }
+        _ => false,
+    }
+}
+
+/// Whether nothing of a call that was not answered can have happened.
+pub(crate) fn never_began(status: &Status) -> bool {
+    connect_error(status).is_some() || does_not_serve(status)
+}
+
+fn does_not_serve(status: &Status) -> bool {
+    let info = status.get_details_error_info();
+    info.is_some_and(|info| matches!(info.reason.as_str(), "NOT_READY" | "DRAINING"))
+}
+
 fn violations(status: &Status) -> Vec<Violation> {
     let details = status.get_details_bad_request();
     details
@@ -216,6 +238,22 @@ mod tests {
         let error = Error::from(status);
         assert!(error.is_transient());
         assert_eq!(error.retry_after(), Some(delay));
+    }
+
+    #[test]
+    fn what_a_replica_says_of_the_recommender_is_an_answer_and_that_it_does_not_serve_is_none() {
+        let unavailable = |reason: &str| {
+            let info = tonic_types::ErrorInfo::new(reason, "touchline", []).into();
+            Status::with_error_details_vec(Code::Unavailable, "no", vec![info])
+        };
+        for reason in ["NOT_READY", "DRAINING"] {
+            let status = unavailable(reason);
+            assert!(fails_over(&status) && never_began(&status), "{reason}");
+        }
+        assert!(!fails_over(&unavailable("RECOMMENDER_UNAVAILABLE")));
+        let unknown = Status::unavailable("of whoever stands between");
+        assert!(fails_over(&unknown) && !never_began(&unknown));
+        assert!(!fails_over(&Status::deadline_exceeded("slow")));
     }
 
     #[test]

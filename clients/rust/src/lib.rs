@@ -28,11 +28,15 @@
 //! # }
 //! ```
 //!
-//! In reading order: [`Client`], [`Watched`], [`Error`]. The messages are those of
+//! Where the server has several replicas behind one name, each consumer's calls go to one of them:
+//! [`replicas`].
+//!
+//! In reading order: [`Client`], [`Watched`], [`Error`], [`replicas`]. The messages are those of
 //! [`touchline_proto::v1`], as the services send them.
 
 mod client;
 mod error;
+pub mod replicas;
 mod watch;
 
 pub use client::{BatchAnswer, Client, Deadlines, Situation};

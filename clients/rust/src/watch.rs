@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use async_stream::stream;
 use futures::Stream;
-use tonic::transport::Channel;
-use touchline_proto::v1::{self as proto, component_service_client::ComponentServiceClient};
+use touchline_proto::v1 as proto;
 use touchline_runtime::backoff::Backoff;
 
-use crate::Error;
+use crate::{
+    Error,
+    client::components,
+    error::fails_over,
+    replicas::{Replica, Replicas},
+};
 
 /// What a watch has to say.
 #[derive(Debug)]
@@ -82,7 +86,7 @@ impl Shown {
 }
 
 pub(crate) fn watch(
-    mut components: ComponentServiceClient<Channel>,
+    replicas: Replicas,
     event_id: String,
     consumer_id: String,
 ) -> impl Stream<Item = Result<Watched, Error>> + Send {
@@ -97,8 +101,14 @@ pub(crate) fn watch(
                 // connection was gone and decides the same set. What is the same is dropped here.
                 set_id: String::new(),
             };
-            let broken: Error = match components.watch_event(request).await {
-                Err(status) => status.into(),
+            // A watch of the state alone is anybody's.
+            let replica = match consumer_id.as_str() {
+                "" => None,
+                consumer_id => replicas.of(consumer_id).await.into_iter().next(),
+            };
+            let channel = replica.as_ref().map_or_else(|| replicas.any(), Replica::channel);
+            let broken = match components(channel).watch_event(request).await {
+                Err(status) => status,
                 Ok(answer) => {
                     let mut messages = answer.into_inner();
                     loop {
@@ -110,11 +120,17 @@ pub(crate) fn watch(
                                 }
                             }
                             Ok(None) => return,
-                            Err(status) => break status.into(),
+                            Err(status) => break status,
                         }
                     }
                 }
             };
+            if let Some(replica) = replica
+                && fails_over(&broken)
+            {
+                replica.failed();
+            }
+            let broken = Error::from(broken);
             // The row was deleted while nobody was listening.
             if matches!(broken, Error::NotFound(_)) && shown.state.is_some() {
                 return;

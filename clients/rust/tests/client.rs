@@ -336,7 +336,8 @@ async fn equal_sets_of_a_batch_are_shared_and_one_consumers_error_is_its_own() {
     };
     let (client, _tasks) = serve(script).await;
 
-    let answers = client.batch(proto::EventState::default(), Vec::new());
+    let consumers = ["c0", "c1", "c2", "c3"].map(str::to_owned).to_vec();
+    let answers = client.batch(proto::EventState::default(), consumers);
     let mut answers: Vec<_> = answers.try_collect().await.unwrap();
 
     answers.sort_by_key(|answer| answer.consumer_index);

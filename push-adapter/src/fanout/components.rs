@@ -1,15 +1,18 @@
-//! Asks the server for component sets over gRPC. Does not retry: who asks knows how long the answer
-//! is wanted.
+//! Asks the server for component sets over gRPC: each consumer's of the replica that the consumer
+//! belongs to, so that caches and caps hold across replicas. Does not retry: who asks knows how long
+//! the answer is wanted.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream::BoxStream};
 use tonic::{
-    Code, Status, Streaming,
+    Code, Status,
     transport::{Channel, Endpoint},
 };
+use touchline_client::replicas::{self, Replicas};
 use touchline_proto::v1::{
     BatchGetComponentsRequest, BatchGetComponentsResponse, EventState as ProtoState,
     component_service_client::ComponentServiceClient, consumer_answer,
@@ -50,10 +53,10 @@ impl Shown {
     }
 }
 
-/// The server, as it answers for many consumers at once.
+/// The server and its replicas, as they answer for many consumers at once.
 #[derive(Debug, Clone)]
 pub struct Components {
-    client: ComponentServiceClient<Channel>,
+    replicas: Replicas,
     timeout: Duration,
 }
 
@@ -67,60 +70,49 @@ pub struct Answer {
 }
 
 /// The answers to one question as they come.
-#[derive(Debug)]
 pub struct Answers {
-    parts: Streaming<BatchGetComponentsResponse>,
+    parts: BoxStream<'static, Result<BatchGetComponentsResponse, Status>>,
     sets: Vec<Arc<EncodedSet>>,
     shown: Arc<Shown>,
     deadline: Instant,
 }
 
 impl Components {
-    /// A client that connects when it is first needed, and again whenever the connection is lost.
+    /// Connects when it is first needed, and again whenever a connection is lost.
     pub fn new(server: &str, timeout: Duration) -> Result<Self, ConfigError> {
-        let endpoint =
-            Endpoint::from_shared(server.to_owned()).map_err(|error| ConfigError::Flag {
-                flag: "--server",
-                value: server.to_owned(),
-                accepted: error.to_string(),
-            })?;
-        let channel = endpoint
-            .connect_timeout(Duration::from_secs(1))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true)
-            .connect_lazy();
-        // A thousand sets with the catalog's attributes stay well below this.
-        let client = ComponentServiceClient::new(channel).max_decoding_message_size(16 << 20);
-        Ok(Self { client, timeout })
+        let replicas = Replicas::new(server, configure).map_err(|error| ConfigError::Flag {
+            flag: "--server",
+            value: server.to_owned(),
+            accepted: error.to_string(),
+        })?;
+        Ok(Self { replicas, timeout })
     }
 
-    /// Asks for the sets of these consumers in this state.
-    pub async fn ask(
-        &self,
-        shown: &Arc<Shown>,
-        consumers: &[ConsumerId],
-        deadline: Instant,
-    ) -> Result<Answers, Status> {
+    /// Asks these replicas, however they were found.
+    pub fn of(replicas: Replicas, timeout: Duration) -> Self {
+        Self { replicas, timeout }
+    }
+
+    /// Asks for the sets of these consumers in this state. Nothing is asked before the answers are
+    /// read.
+    pub fn ask(&self, shown: &Arc<Shown>, consumers: &[ConsumerId], deadline: Instant) -> Answers {
         let deadline = deadline.min(Instant::now() + self.timeout);
-        let mut request = tonic::Request::new(BatchGetComponentsRequest {
+        let request = BatchGetComponentsRequest {
             state: Some(shown.request.clone()),
             consumer_ids: consumers
                 .iter()
                 .map(|consumer| consumer.as_str().to_owned())
                 .collect(),
             num_results: 0,
-        });
-        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-        let mut client = self.client.clone();
-        let response = until(deadline, client.batch_get_components(request)).await?;
-        Ok(Answers {
-            parts: response.into_inner(),
+        };
+        let replicas = self.replicas.clone();
+        let client = ComponentServiceClient::<Channel>::new;
+        Answers {
+            parts: replicas::batch(replicas, client, request, deadline.into()),
             sets: Vec::new(),
             shown: shown.clone(),
             deadline,
-        })
+        }
     }
 
     /// The set of one consumer in this state.
@@ -131,7 +123,7 @@ impl Components {
     ) -> Result<(Arc<EncodedSet>, String), Status> {
         let deadline = Instant::now() + self.timeout;
         let consumers = std::slice::from_ref(consumer);
-        let mut answers = self.ask(shown, consumers, deadline).await?;
+        let mut answers = self.ask(shown, consumers, deadline);
         while let Some(part) = answers.next().await? {
             if let Some(answer) = part.into_iter().find(|answer| answer.index == 0) {
                 return answer.set;
@@ -144,7 +136,10 @@ impl Components {
 impl Answers {
     /// The next answers; `None` when the server has said all.
     pub async fn next(&mut self) -> Result<Option<Vec<Answer>>, Status> {
-        let Some(part) = until(self.deadline, self.parts.message()).await? else {
+        let part = tokio::time::timeout_at(self.deadline.into(), self.parts.next()).await;
+        let part =
+            part.map_err(|_| Status::deadline_exceeded("the server did not answer in time"))?;
+        let Some(part) = part.transpose()? else {
             return Ok(None);
         };
         for set in part.component_sets {
@@ -192,14 +187,11 @@ pub fn passes(status: &Status) -> bool {
     )
 }
 
-async fn until<T>(
-    deadline: Instant,
-    call: impl Future<Output = Result<T, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout_at(deadline.into(), call).await {
-        Ok(result) => result,
-        Err(_) => Err(Status::deadline_exceeded(
-            "the server did not answer in time",
-        )),
-    }
+fn configure(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(Duration::from_secs(1))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true)
 }

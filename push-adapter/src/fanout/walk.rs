@@ -209,20 +209,10 @@ impl<'a> Walk<'a> {
         mark: &Mark,
     ) {
         let consumers: Vec<_> = batch.iter().map(|(consumer, _)| consumer.clone()).collect();
-        // Asking stops at once when something newer comes; posts that are under way are finished.
-        let ask = self
-            .fan_out
-            .components
-            .ask(shown, &consumers, limits.deadline);
-        let answers = tokio::select! {
-            answers = ask => answers,
-            () = limits.superseded.cancelled() => return,
-        };
-        let mut answers = match answers {
-            Ok(answers) => answers,
-            Err(status) => return self.not_answered(batch, &status),
-        };
+        let components = &self.fan_out.components;
+        let mut answers = components.ask(shown, &consumers, limits.deadline);
         loop {
+            // Asking stops at once when something newer comes; posts under way are finished.
             let part = tokio::select! {
                 part = answers.next() => part,
                 () = limits.superseded.cancelled() => return,

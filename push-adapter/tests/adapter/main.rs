@@ -11,6 +11,7 @@ mod leader;
 mod management;
 mod metrics;
 mod process;
+mod replicas;
 mod routes;
 mod stream_faults;
 mod support;

@@ -1,0 +1,209 @@
+//! One batch, asked of several replicas: each consumer of the one that they belong to, and of the
+//! next when that one is not there. What comes back reads as one server's answer. How long it may
+//! take is the caller's business: dropping the stream ends it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use async_stream::stream;
+use futures::{
+    StreamExt,
+    stream::{BoxStream, SelectAll},
+};
+use tokio::time::Instant;
+use tonic::{Request, Status, transport::Channel};
+use touchline_proto::v1::{
+    BatchGetComponentsRequest, BatchGetComponentsResponse,
+    component_service_client::ComponentServiceClient, consumer_answer::Answer,
+};
+
+use super::{Replica, Replicas};
+use crate::error::fails_over;
+
+/// Largest message of an answer: a thousand sets with the catalog's attributes stay well below.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// A part of the answers, as one replica gave it.
+struct Part {
+    call: Arc<Call>,
+    message: BatchGetComponentsResponse,
+}
+
+/// One call to one replica, by the places of its consumers in the batch.
+struct Call {
+    number: u32,
+    consumers: Vec<u32>,
+}
+
+/// What is asked.
+struct Question {
+    replicas: Replicas,
+    client: fn(Channel) -> ComponentServiceClient<Channel>,
+    request: BatchGetComponentsRequest,
+    deadline: Instant,
+    /// How many calls were made.
+    calls: AtomicU32,
+}
+
+/// Asks for a batch. The answers name consumers and sets as if one server had given them; each
+/// consumer is answered at most once. An error is the last item, and comes after all that other
+/// replicas have to say: who was not answered by then can be asked for again. Without consumers
+/// nothing is asked.
+pub fn batch(
+    replicas: Replicas,
+    client: fn(Channel) -> ComponentServiceClient<Channel>,
+    request: BatchGetComponentsRequest,
+    deadline: Instant,
+) -> BoxStream<'static, Result<BatchGetComponentsResponse, Status>> {
+    let everybody = (0..u32::try_from(request.consumer_ids.len()).unwrap_or(u32::MAX)).collect();
+    let question = Arc::new(Question {
+        replicas,
+        client,
+        request,
+        deadline,
+        calls: AtomicU32::new(0),
+    });
+    stream! {
+        let mut numbers = Numbers::default();
+        let mut failed = None;
+        let mut parts = ask(question, everybody, Vec::new(), None);
+        while let Some(part) = parts.next().await {
+            match part {
+                Ok(part) => yield Ok(numbers.of(part)),
+                Err(status) => {
+                    failed.get_or_insert(status);
+                }
+            }
+        }
+        if let Some(status) = failed {
+            yield Err(status);
+        }
+    }
+    .boxed()
+}
+
+/// Asks for these consumers, of the replicas that were not tried; `failed` is why those are.
+fn ask(
+    question: Arc<Question>,
+    consumers: Vec<u32>,
+    tried: Vec<Replica>,
+    failed: Option<Status>,
+) -> BoxStream<'static, Result<Part, Status>> {
+    stream! {
+        let ids = &question.request.consumer_ids;
+        let named = consumers.iter().map(|place| (*place, ids[*place as usize].as_str()));
+        let groups = question.replicas.split(named, &tried).await;
+        if groups.is_empty() && let Some(failed) = failed {
+            yield Err(failed);
+        }
+        let mut calls: SelectAll<_> = groups
+            .into_iter()
+            .map(|(replica, consumers)| call(question.clone(), replica, consumers, tried.clone()))
+            .collect();
+        while let Some(part) = calls.next().await {
+            yield part;
+        }
+    }
+    .boxed()
+}
+
+/// Asks one replica, and others for whom it does not answer.
+fn call(
+    question: Arc<Question>,
+    replica: Replica,
+    consumers: Vec<u32>,
+    mut tried: Vec<Replica>,
+) -> BoxStream<'static, Result<Part, Status>> {
+    stream! {
+        let number = question.calls.fetch_add(1, Relaxed);
+        let call = Arc::new(Call { number, consumers });
+        let mut open: Vec<bool> = vec![true; call.consumers.len()];
+        let mut client = (question.client)(replica.channel());
+        client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let failed = match client.batch_get_components(question.request_of(&call)).await {
+            Err(status) => status,
+            Ok(answer) => {
+                let mut messages = answer.into_inner();
+                loop {
+                    match messages.message().await {
+                        Ok(Some(message)) => {
+                            for answer in &message.answers {
+                                if let Some(open) = open.get_mut(answer.consumer_index as usize) {
+                                    *open = false;
+                                }
+                            }
+                            let call = call.clone();
+                            yield Ok(Part { call, message });
+                        }
+                        Ok(None) => return,
+                        Err(status) => break status,
+                    }
+                }
+            }
+        };
+        if !fails_over(&failed) {
+            yield Err(failed);
+            return;
+        }
+        replica.failed();
+        tried.push(replica);
+        let left = call.consumers.iter().zip(open);
+        let left: Vec<u32> = left.filter(|(_, open)| *open).map(|(place, _)| *place).collect();
+        let mut elsewhere = ask(question, left, tried, Some(failed));
+        while let Some(part) = elsewhere.next().await {
+            yield part;
+        }
+    }
+    .boxed()
+}
+
+impl Question {
+    fn request_of(&self, call: &Call) -> Request<BatchGetComponentsRequest> {
+        let ids = &self.request.consumer_ids;
+        let mut request = Request::new(BatchGetComponentsRequest {
+            state: self.request.state.clone(),
+            consumer_ids: call
+                .consumers
+                .iter()
+                .map(|place| ids[*place as usize].clone())
+                .collect(),
+            num_results: self.request.num_results,
+        });
+        request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
+        request
+    }
+}
+
+/// The indexes of the sets of all calls, as one sequence.
+#[derive(Default)]
+struct Numbers {
+    /// By call and its own index.
+    by_call: HashMap<u32, Vec<u32>>,
+    next: u32,
+}
+
+impl Numbers {
+    /// The message, with consumers and sets named as in the whole batch.
+    fn of(&mut self, part: Part) -> BatchGetComponentsResponse {
+        let Part { call, mut message } = part;
+        let sets = self.by_call.entry(call.number).or_default();
+        for _ in &message.component_sets {
+            sets.push(self.next);
+            self.next += 1;
+        }
+        for answer in &mut message.answers {
+            // What was never asked or never sent stays so: it is for the reader to say.
+            let place = call.consumers.get(answer.consumer_index as usize);
+            answer.consumer_index = place.copied().unwrap_or(u32::MAX);
+            if let Some(Answer::ComponentSetIndex(index)) = &mut answer.answer {
+                *index = sets.get(*index as usize).copied().unwrap_or(u32::MAX);
+            }
+        }
+        message
+    }
+}
