@@ -9,6 +9,7 @@
 //! - [`catalog`]: the item table, cached whole;
 //! - [`recommend`]: the recommender port, its two implementations and the path that serves from it;
 //! - [`sets`]: the three together: which components does a consumer see;
+//! - [`users`]: what is known of each consumer;
 //! - [`watch`]: one change feed, many readers of event states;
 //! - `service`: tonic, translating between `touchline.v1` and the above;
 //! - `layers`, `listener`, `status`: around every call: admission and deadlines, connections, and
@@ -26,6 +27,7 @@ mod service;
 pub mod sets;
 pub mod startup;
 mod status;
+pub mod users;
 pub mod watch;
 
 pub use config::ServerArgs;
