@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     catalog::{Catalog, CatalogItem},
-    recommend::RankedItem,
+    recommend::{Details, RankedItem},
 };
 
 /// One component of a set. Shares the catalog's item, so that a thousand sets hold it once.
@@ -18,6 +18,8 @@ pub struct Component {
     pub rank: u32,
     /// The recommender's score, where it gave one.
     pub score: Option<f64>,
+    /// What else it says of the item.
+    pub details: Option<Arc<Details>>,
 }
 
 /// The moderated answer.
@@ -72,6 +74,7 @@ pub fn moderate(ranking: &[RankedItem], catalog: &Catalog) -> Moderated {
                 item: item.clone(),
                 rank: u32::try_from(index + 1).unwrap_or(u32::MAX),
                 score: ranked.score,
+                details: ranked.details.clone(),
             });
         }
     }
@@ -131,6 +134,7 @@ mod tests {
             .map(|(index, item_id)| RankedItem {
                 item_id: ItemId::new(item_id).unwrap(),
                 score: Some(1.0 / (index + 1) as f64),
+                details: None,
             })
             .collect()
     }

@@ -6,7 +6,14 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::ValueEnum;
 use touchline_store::event::DEFAULT_CONTEXT_KEYS;
 
-use crate::recommend::{personalize::PersonalizeConfig, serving::RemoteLimits};
+use self::serving::ServingArgs;
+use crate::recommend::{
+    personalize::{PersonalizeConfig, Target},
+    refinement::{CONTEXT_KEY_CHARACTERS_MAX, CONTEXT_KEYS_MAX, is_name},
+    serving::RemoteLimits,
+};
+
+pub mod serving;
 
 /// Who ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -47,7 +54,8 @@ pub struct ServerArgs {
     /// memory only]
     #[arg(long, env = "TOUCHLINE_FEEDBACK", value_name = "FILE")]
     pub feedback: Option<PathBuf>,
-    /// The Personalize campaign to ask; needed with --recommender personalize
+    /// The Personalize campaign to ask; this or --recommender-arn is needed with --recommender
+    /// personalize
     #[arg(long, env = "TOUCHLINE_CAMPAIGN_ARN", value_name = "ARN")]
     pub campaign_arn: Option<String>,
     /// Region of the campaign [default: the one that its ARN names]
@@ -137,6 +145,9 @@ pub struct ServerArgs {
     /// On shutdown, calls have this long to end, at most 10m
     #[arg(long, env = "TOUCHLINE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain: Duration,
+    #[command(flatten)]
+    /// How Personalize is asked, and what stands in for it.
+    pub serving: ServingArgs,
 }
 
 impl Default for ServerArgs {
@@ -164,6 +175,7 @@ impl Default for ServerArgs {
             max_watches: 10_000,
             max_connections: 10_000,
             drain: Duration::from_secs(10),
+            serving: ServingArgs::default(),
         }
     }
 }
@@ -207,6 +219,7 @@ impl ServerArgs {
         count("--max-connections", self.max_connections, 1_000_000)?;
         self.validate_context_keys()?;
         self.validate_files()?;
+        self.serving.validate(self.num_results as usize)?;
         if self.recommender == RecommenderKind::Personalize {
             self.personalize()?;
         }
@@ -214,9 +227,11 @@ impl ServerArgs {
     }
 
     fn validate_context_keys(&self) -> Result<(), InvalidFlag> {
+        count("--context-keys", self.context_keys.len(), CONTEXT_KEYS_MAX)?;
         for key in &self.context_keys {
-            if key.is_empty() || *key != key.to_uppercase() {
-                let accepted = "keys in upper case, separated by commas, such as MATCH_EVENT";
+            if !is_name(key, CONTEXT_KEY_CHARACTERS_MAX) || *key != key.to_uppercase() {
+                let accepted = "keys in upper case, separated by commas, such as MATCH_EVENT; at \
+                                most 150 letters, digits and _ each";
                 return Err(refuse("--context-keys", key, accepted));
             }
         }
@@ -241,17 +256,7 @@ impl ServerArgs {
 
     /// How Personalize is reached, checked.
     pub(crate) fn personalize(&self) -> Result<PersonalizeConfig, InvalidFlag> {
-        let example = "arn:aws:personalize:REGION:ACCOUNT:campaign/NAME";
-        let campaign_arn = self.campaign_arn.clone().unwrap_or_default();
-        let parts: Vec<_> = campaign_arn.splitn(6, ':').collect();
-        let ["arn", _, "personalize", region, _, resource] = parts[..] else {
-            let accepted = format!("{example} is needed with --recommender personalize");
-            return Err(refuse("--campaign-arn", campaign_arn, accepted));
-        };
-        if !resource.starts_with("campaign/") || region.is_empty() {
-            let accepted = format!("{example} is accepted");
-            return Err(refuse("--campaign-arn", campaign_arn, accepted));
-        }
+        let target = self.target()?;
         if let Some(endpoint) = &self.personalize_endpoint {
             let uri = endpoint.parse::<http::Uri>().ok();
             if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
@@ -263,10 +268,41 @@ impl ServerArgs {
             region: self
                 .personalize_region
                 .clone()
-                .unwrap_or_else(|| region.to_owned()),
-            campaign_arn: campaign_arn.clone(),
+                .unwrap_or_else(|| target.region().to_owned()),
+            target,
             endpoint: self.personalize_endpoint.clone(),
             timeout: self.personalize_timeout,
+        })
+    }
+
+    /// What is asked: by the file, if one is given, otherwise by the ARN.
+    fn target(&self) -> Result<Target, InvalidFlag> {
+        if let Some(path) = &self.serving.campaign_file {
+            let arn = std::fs::read_to_string(path).unwrap_or_default();
+            return Target::parse(arn.trim()).ok_or_else(|| {
+                let accepted = "a file that holds one ARN, of a campaign or of a recommender";
+                refuse("--campaign-file", path.display(), accepted)
+            });
+        }
+        let (flag, example, arn) = match &self.serving.recommender_arn {
+            Some(arn) => ("--recommender-arn", "recommender/NAME", arn.clone()),
+            None => {
+                let arn = self.campaign_arn.clone().unwrap_or_default();
+                ("--campaign-arn", "campaign/NAME", arn)
+            }
+        };
+        let example = format!("arn:aws:personalize:REGION:ACCOUNT:{example}");
+        let target = Target::parse(&arn);
+        let is_kind = |target: &Target| {
+            let recommender = matches!(target, Target::Recommender(_));
+            recommender == self.serving.recommender_arn.is_some()
+        };
+        target.filter(is_kind).ok_or_else(|| {
+            let accepted = match arn.is_empty() {
+                true => format!("{example} is needed with --recommender personalize"),
+                false => format!("{example} is accepted"),
+            };
+            refuse(flag, arn, accepted)
         })
     }
 

@@ -14,12 +14,10 @@ use crate::{
     error::Error,
     recommend::{
         Origin, Query,
+        refinement::{CONTEXT_VALUE_CHARACTERS_MAX, Refinement},
         serving::{Chunk, Freshness, Rankings, Served},
     },
 };
-
-/// Characters of a context's key or value (Personalize, GetRecommendations, `context`).
-pub(crate) const CONTEXT_CHARACTERS_MAX: usize = 1_000;
 
 /// One consumer's components, and where they come from.
 #[derive(Debug, Clone)]
@@ -43,6 +41,8 @@ pub struct Sets {
     rankings: Arc<Rankings>,
     context_keys: Vec<String>,
     num_results_default: usize,
+    /// Of questions that name none of their own.
+    refinement: Arc<Refinement>,
     counters: Arc<Counters>,
 }
 
@@ -53,6 +53,7 @@ impl Sets {
         rankings: Arc<Rankings>,
         context_keys: Vec<String>,
         num_results_default: usize,
+        refinement: Refinement,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
@@ -60,6 +61,7 @@ impl Sets {
             rankings,
             context_keys,
             num_results_default,
+            refinement: Arc::new(refinement),
             counters,
         }
     }
@@ -79,7 +81,7 @@ impl Sets {
     /// for everybody).
     pub fn context(&self, state: &EventState) -> Context {
         let mut context = state.context(&self.context_keys);
-        context.retain(|_, value| value.chars().nth(CONTEXT_CHARACTERS_MAX).is_none());
+        context.retain(|_, value| value.chars().nth(CONTEXT_VALUE_CHARACTERS_MAX).is_none());
         let missing = self.context_keys.len() - context.len();
         self.counters.context_keys_missing.add(missing);
         context
@@ -91,6 +93,11 @@ impl Sets {
             0 => self.num_results_default,
             wanted => wanted as usize,
         }
+    }
+
+    /// What a recommender is asked to leave out, to promote and to tell; `None` means the default.
+    pub fn refinement(&self, wanted: Option<Refinement>) -> Arc<Refinement> {
+        wanted.map_or_else(|| self.refinement.clone(), Arc::new)
     }
 
     /// One consumer's set.

@@ -110,6 +110,7 @@ pub async fn start(
         rankings,
         args.context_keys.clone(),
         args.num_results as usize,
+        args.serving.refinement(),
         counters.clone(),
     );
     let api = Api {

@@ -100,6 +100,7 @@ impl Bench {
             consumer_id: consumer_id.to_owned(),
             situation: Some(Situation::EventId("1".to_owned())),
             num_results: 0,
+            ..Default::default()
         });
         request.set_timeout(DEADLINE);
         let answer = self.client.clone().get_components(request).await?;
@@ -112,6 +113,7 @@ impl Bench {
             state: Some(goal()),
             consumer_ids: consumer_ids.to_vec(),
             num_results: 0,
+            ..Default::default()
         };
         let mut client = self.client.clone();
         let stream = client.batch_get_components(request).await.unwrap();

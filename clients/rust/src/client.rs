@@ -109,7 +109,7 @@ impl Client {
                 Situation::Event(event_id) => Asked::EventId(event_id),
                 Situation::Context(values) => Asked::Context(proto::Context { values }),
             }),
-            num_results: 0,
+            ..proto::GetComponentsRequest::default()
         };
         let mut components = self.components.clone();
         let answer = self.call(request, async |request| {
@@ -131,7 +131,7 @@ impl Client {
         let mut request = Request::new(proto::BatchGetComponentsRequest {
             state: Some(state),
             consumer_ids,
-            num_results: 0,
+            ..proto::BatchGetComponentsRequest::default()
         });
         request.set_timeout(deadline);
         let answers = try_stream! {

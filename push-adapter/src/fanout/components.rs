@@ -11,7 +11,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use touchline_proto::v1::{
-    BatchGetComponentsRequest, BatchGetComponentsResponse, EventState as ProtoState,
+    BatchGetComponentsRequest, BatchGetComponentsResponse, EventState as ProtoState, Purpose,
     component_service_client::ComponentServiceClient, consumer_answer,
 };
 use touchline_store::{
@@ -110,7 +110,8 @@ impl Components {
                 .iter()
                 .map(|consumer| consumer.as_str().to_owned())
                 .collect(),
-            num_results: 0,
+            purpose: Purpose::Push.into(),
+            ..BatchGetComponentsRequest::default()
         });
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         let mut client = self.client.clone();

@@ -15,7 +15,7 @@ use tokio::{
 };
 use touchline_store::{event::Context, ids::ConsumerId};
 
-use super::{Query, Ranking, RecommendError, Recommender};
+use super::{Query, Ranking, RecommendError, Recommender, refinement::Refinement};
 use crate::counters::Counters;
 
 /// Queries that a recommender in this process is given at a time: between two such chunks other
@@ -78,6 +78,7 @@ struct Key {
     consumer_id: ConsumerId,
     context: Arc<Context>,
     num_results: usize,
+    refinement: Arc<Refinement>,
 }
 
 #[derive(Debug, Clone)]
@@ -189,6 +190,7 @@ impl Rankings {
             consumer_id: query.consumer_id.clone(),
             context: query.context.clone(),
             num_results: query.num_results,
+            refinement: query.refinement.clone(),
         };
         // If the first of several equal questions is dropped at its deadline, the next one asks.
         let answer = remote.cache.try_get_with(key, async {
@@ -301,6 +303,7 @@ mod tests {
                         items: vec![RankedItem {
                             item_id: ItemId::new(query.consumer_id.as_str()).unwrap(),
                             score: None,
+                            details: None,
                         }],
                         recommendation_id: None,
                         origin: Origin::Personalize,
@@ -340,6 +343,7 @@ mod tests {
             consumer_id: ConsumerId::new(consumer).unwrap(),
             context: Arc::default(),
             num_results: 10,
+            refinement: Arc::default(),
         }
     }
 
@@ -463,12 +467,14 @@ mod tests {
             consumer_id: ConsumerId::new("c".repeat(100)).unwrap(),
             context: Arc::new(Context::from([("K".repeat(50), "v".repeat(50))])),
             num_results: 10,
+            refinement: Arc::default(),
         };
         let answer = Answer {
             ranking: Arc::new(Ranking {
                 items: vec![RankedItem {
                     item_id: ItemId::new("i".repeat(200)).unwrap(),
                     score: None,
+                    details: None,
                 }],
                 recommendation_id: Some("r".repeat(40)),
                 origin: Origin::Personalize,

@@ -17,7 +17,8 @@ use crate::{
     error::Error,
     layers::Deadline,
     recommend::{
-        Origin, Query,
+        Details, Origin, Query,
+        refinement::Refinement,
         serving::{Chunk, Freshness},
     },
     sets::Decided,
@@ -38,9 +39,11 @@ impl Api {
         deadline: Deadline,
     ) -> Result<Streamed<BatchGetComponentsResponse>, Error> {
         let place = place(&self.batches, "the server's limit of batches")?;
-        let batch = Batch::read(request)?;
+        let refines = self.sets.rankings().recommender().refines();
+        let batch = Batch::read(request, refines)?;
         let context = Arc::new(self.sets.context(&batch.seen.state));
         let num_results = self.sets.num_results(batch.num_results);
+        let refinement = self.sets.refinement(batch.refinement);
         let queries = batch
             .consumer_ids
             .into_iter()
@@ -48,6 +51,7 @@ impl Api {
                 consumer_id,
                 context: context.clone(),
                 num_results,
+                refinement: refinement.clone(),
             })
             .collect();
         let mut decided = self.sets.clone().decide_all(queries, deadline.at)?.boxed();
@@ -69,10 +73,11 @@ struct Batch {
     seen: Arc<Seen>,
     consumer_ids: Vec<ConsumerId>,
     num_results: u32,
+    refinement: Option<Refinement>,
 }
 
 impl Batch {
-    fn read(request: BatchGetComponentsRequest) -> Result<Self, Error> {
+    fn read(request: BatchGetComponentsRequest, refines: bool) -> Result<Self, Error> {
         let mut violations = Violations::default();
         let seen = match request.state {
             // The row may hold whatever DynamoDB accepts, so its attributes have no further limits.
@@ -105,11 +110,14 @@ impl Batch {
             })
             .collect();
         violations.num_results(request.num_results);
+        let num_results = request.num_results;
+        let refinement = violations.refinement(request.refinement, num_results, refines);
         violations.finish()?;
         Ok(Self {
             seen: Arc::new(seen.expect("a missing state is a violation")),
             consumer_ids,
-            num_results: request.num_results,
+            num_results,
+            refinement,
         })
     }
 }
@@ -120,6 +128,7 @@ struct Same {
     set_id: SetId,
     /// Rank and score of each component.
     places: Box<[(u32, u64)]>,
+    details: Box<[Option<Arc<Details>>]>,
     origin: Origin,
     freshness: Freshness,
     age: Duration,
@@ -187,6 +196,10 @@ impl Parts {
                     (component.rank, score.to_bits())
                 })
                 .collect(),
+            details: components
+                .iter()
+                .map(|component| component.details.clone())
+                .collect(),
             origin: decided.origin,
             freshness: decided.freshness,
             age: decided.age,
@@ -230,6 +243,7 @@ mod tests {
         let ranked = RankedItem {
             item_id,
             score: Some(score),
+            details: None,
         };
         Decided {
             moderated: moderate(&[ranked], &catalog),

@@ -20,7 +20,7 @@ use crate::{
     components::SetId,
     error::Error,
     layers::Deadline,
-    recommend::{Query, RecommendError},
+    recommend::{Query, RecommendError, refinement::Refinement},
     sets::Decided,
     status::{Reply, Streamed},
     watch::{Seen, Watcher},
@@ -36,7 +36,8 @@ impl ComponentService for Api {
         request: Request<GetComponentsRequest>,
     ) -> Reply<GetComponentsResponse> {
         let deadline = self.deadline(&request);
-        let asked = Asked::read(request.into_inner())?;
+        let refines = self.sets.rankings().recommender().refines();
+        let asked = Asked::read(request.into_inner(), refines)?;
         let (seen, context) = match asked.situation {
             Given::Event(event_id) => {
                 let seen = self.events.current(&event_id).await?;
@@ -49,6 +50,7 @@ impl ComponentService for Api {
             consumer_id: asked.consumer_id,
             context: Arc::new(context),
             num_results: self.sets.num_results(asked.num_results),
+            refinement: self.sets.refinement(asked.refinement),
         };
         let decided = self.sets.decide(query, deadline.at).await?;
         Ok(Response::new(GetComponentsResponse {
@@ -159,6 +161,7 @@ impl Api {
             consumer_id,
             context: Arc::new(self.sets.context(&seen.state)),
             num_results: self.sets.num_results(0),
+            refinement: self.sets.refinement(None),
         };
         self.sets.decide(query, at).await.map(Some)
     }
@@ -189,6 +192,7 @@ struct Asked {
     consumer_id: ConsumerId,
     situation: Given,
     num_results: u32,
+    refinement: Option<Refinement>,
 }
 
 enum Given {
@@ -197,7 +201,7 @@ enum Given {
 }
 
 impl Asked {
-    fn read(request: GetComponentsRequest) -> Result<Self, Error> {
+    fn read(request: GetComponentsRequest, refines: bool) -> Result<Self, Error> {
         let mut violations = Violations::default();
         let consumer_id = violations.id("consumer_id", ConsumerId::new(request.consumer_id));
         let situation = match request.situation {
@@ -212,12 +216,15 @@ impl Asked {
                 None
             }
         };
-        violations.num_results(request.num_results);
+        let num_results = request.num_results;
+        violations.num_results(num_results);
+        let refinement = violations.refinement(request.refinement, num_results, refines);
         violations.finish()?;
         Ok(Self {
             consumer_id: consumer_id.expect("a missing id is a violation"),
             situation: situation.expect("a missing situation is a violation"),
-            num_results: request.num_results,
+            num_results,
+            refinement,
         })
     }
 }

@@ -222,6 +222,11 @@ async fn every_bad_field_is_named() {
             vec!["context.values[k]"],
         ),
         (
+            by_context("fan", &[("no key", "v")]),
+            vec!["context.values"],
+        ),
+        (by_context("fan", &[(&long, "v")]), vec!["context.values"]),
+        (
             by_context("fan", &[("k", "1"), ("K", "2")]),
             vec!["context.values"],
         ),

@@ -195,6 +195,7 @@ pub(crate) fn by_event(consumer_id: &str, event_id: &str) -> GetComponentsReques
         consumer_id: consumer_id.to_owned(),
         situation: Some(Situation::EventId(event_id.to_owned())),
         num_results: 0,
+        ..Default::default()
     }
 }
 
@@ -207,6 +208,7 @@ pub(crate) fn by_context(consumer_id: &str, values: &[(&str, &str)]) -> GetCompo
         consumer_id: consumer_id.to_owned(),
         situation: Some(Situation::Context(Context { values })),
         num_results: 0,
+        ..Default::default()
     }
 }
 

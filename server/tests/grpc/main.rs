@@ -14,5 +14,6 @@ mod harness;
 mod limits;
 mod operators;
 mod process;
+mod refinement;
 mod standin;
 mod watch;

@@ -21,6 +21,8 @@ use tokio::task::JoinSet;
 pub(crate) enum Answer {
     /// These items, best first.
     Items(&'static [&'static str]),
+    /// This very body.
+    Body(Value),
     /// An error of this HTTP status and type.
     Error(u16, &'static str),
     /// Nothing for so long that nobody waits.
@@ -85,6 +87,7 @@ async fn recommend(
             let body = json!({"itemList": items, "recommendationId": "RID-1"});
             (StatusCode::OK, headers, Json(body))
         }
+        Answer::Body(body) => (StatusCode::OK, headers, Json(body)),
         Answer::Error(status, kind) => {
             headers.insert("x-amzn-errortype", HeaderValue::from_static(kind));
             let body = json!({"message": "10.0.0.7 says no"});
