@@ -1,6 +1,14 @@
 //! What happened that nobody was told of. Plain counters: how they are shown is not decided here.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::recommend::{Origin, serving::Freshness};
 
 /// Counts of what was skipped, shed or failed since the server started.
 #[derive(Debug, Default)]
@@ -21,6 +29,66 @@ pub struct Counters {
     pub recommender_questions: Counter,
     /// Questions that it did not answer.
     pub recommender_failures: Counter,
+    /// What happened on the way from a question to its ranking.
+    pub serving: Arc<ServingCounters>,
+}
+
+/// Counts of the serving path.
+#[derive(Debug, Default)]
+pub struct ServingCounters {
+    /// Rankings from the cache, within their time to live.
+    pub hits: Counter,
+    /// Rankings from the cache, past it.
+    pub stale: Counter,
+    /// Questions for which the cache had nothing.
+    pub misses: Counter,
+    /// Questions that joined an equal one that was under way.
+    pub coalesced: Counter,
+    /// Tokens of the budget, by [`Priority::ALL`](crate::recommend::budget::Priority::ALL).
+    pub tokens: [Counter; 4],
+    /// Tokens that were given back: the work was superseded, too late or not admitted.
+    pub tokens_given_back: Counter,
+    /// Throttles by the recommender.
+    pub throttles: Counter,
+    /// Questions that were asked a second time.
+    pub retries: Counter,
+    /// Questions that were dropped because their state was superseded.
+    pub superseded: Counter,
+    /// How often the circuit breaker opened.
+    pub breaker_opened: Counter,
+    /// Better sets that followed a stream's first answer.
+    pub followed_up: Counter,
+    /// Questions that were asked ahead of their state.
+    pub prefetched: Counter,
+    /// Rankings given, by origin and freshness: see [`ServingCounters::answered`].
+    answers: [[Counter; 3]; 4],
+    /// Questions without any ranking.
+    pub unanswered: Counter,
+    /// Rankings by how much of the caller's deadline was left, up to and including
+    /// [`DEADLINE_LEFT_MS`]; the last: more.
+    pub deadline_left: [Counter; 8],
+    /// Sum of what was left, in milliseconds.
+    pub deadline_left_ms: Counter,
+}
+
+/// Upper ends of the first seven of [`ServingCounters::deadline_left`].
+pub const DEADLINE_LEFT_MS: [u64; 7] = [0, 10, 50, 100, 250, 1_000, 5_000];
+
+impl ServingCounters {
+    /// Rankings given from this origin in this freshness.
+    pub fn answers(&self, origin: Origin, freshness: Freshness) -> &Counter {
+        &self.answers[origin as usize][freshness as usize]
+    }
+
+    /// Counts a ranking, with what was left of its caller's deadline.
+    pub fn answered(&self, origin: Origin, freshness: Freshness, left: Duration) {
+        self.answers(origin, freshness).add(1);
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let place = DEADLINE_LEFT_MS.partition_point(|end| *end < left_ms);
+        self.deadline_left[place].add(1);
+        self.deadline_left_ms
+            .add(usize::try_from(left_ms).unwrap_or(usize::MAX));
+    }
 }
 
 /// One count.

@@ -11,8 +11,12 @@ use touchline_store::{
 
 use self::refinement::Refinement;
 
+pub mod breaker;
+pub mod budget;
+pub mod cohort;
 pub mod embedded;
 pub mod personalize;
+pub mod popular;
 pub mod refinement;
 pub mod serving;
 

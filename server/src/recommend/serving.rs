@@ -31,6 +31,8 @@ pub enum Freshness {
     Live,
     /// From the cache, within its time to live.
     Cached,
+    /// From the cache, past it: a newer one was asked for.
+    Stale,
 }
 
 /// A ranking, and how it was come by.

@@ -91,6 +91,7 @@ pub(super) fn component_set(decided: &Decided, seen: Option<&Seen>) -> v1::Compo
     set.set_freshness(match decided.freshness {
         Freshness::Live => v1::Freshness::Live,
         Freshness::Cached => v1::Freshness::Cached,
+        Freshness::Stale => v1::Freshness::Stale,
     });
     if let Some(seen) = seen {
         set.event_id = seen.state.event_id.to_string();
