@@ -46,7 +46,7 @@ pub struct ServerArgs {
         value_enum
     )]
     pub recommender: RecommenderKind,
-    /// Interactions that the embedded ranker learns from, a CSV file in Personalize's schema with
+    /// Interactions that the embedded ranker learns from, also where it stands in for Personalize: a CSV file in Personalize's schema with
     /// context columns [default: none]
     #[arg(long, env = "TOUCHLINE_INTERACTIONS", value_name = "FILE")]
     pub interactions: Option<PathBuf>,
@@ -71,7 +71,7 @@ pub struct ServerArgs {
     #[arg(
         long,
         env = "TOUCHLINE_PERSONALIZE_CONCURRENCY",
-        default_value_t = 64,
+        default_value_t = 256,
         value_name = "COUNT"
     )]
     pub personalize_concurrency: usize,
@@ -163,7 +163,7 @@ impl Default for ServerArgs {
             personalize_region: None,
             personalize_endpoint: None,
             personalize_timeout: Duration::from_secs(1),
-            personalize_concurrency: 64,
+            personalize_concurrency: 256,
             ranking_ttl: Duration::from_secs(30),
             ranking_cache_bytes: 64 << 20,
             num_results: 10,
@@ -311,6 +311,10 @@ impl ServerArgs {
             time_to_live: self.ranking_ttl,
             cache_bytes: self.ranking_cache_bytes,
             concurrency: self.personalize_concurrency,
+            stale_for: self.serving.ranking_stale,
+            per_second: f64::from(self.serving.personalize_tps),
+            patience: self.serving.patience,
+            late: self.serving.late_answers,
         }
     }
 }

@@ -13,12 +13,15 @@ use self::refinement::Refinement;
 
 pub mod breaker;
 pub mod budget;
+pub mod campaign;
 pub mod cohort;
 pub mod embedded;
 pub mod personalize;
 pub mod popular;
 pub mod refinement;
+pub mod replicas;
 pub mod serving;
+pub mod standing;
 
 /// Asks for one ranking.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,6 +27,7 @@ pub(crate) struct Api {
     pub(crate) batches: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
     pub(crate) default_deadline: std::time::Duration,
+    pub(crate) follow_up: bool,
     pub(crate) shutdown: CancellationToken,
 }
 

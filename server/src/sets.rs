@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
-use touchline_store::event::{Context, EventState};
+use touchline_store::{
+    event::{Context, EventState},
+    ids::EventId,
+};
 
 use crate::{
     catalog::{Catalog, CatalogCache},
@@ -13,10 +16,12 @@ use crate::{
     counters::Counters,
     error::Error,
     recommend::{
-        Origin, Query,
+        Origin,
         refinement::{CONTEXT_VALUE_CHARACTERS_MAX, Refinement},
-        serving::{Chunk, Freshness, Rankings, Served},
+        serving::{Chunk, Freshness, Later, Lookup, Rankings, Served},
+        standing::{Situation, Standings},
     },
+    watch::Seen,
 };
 
 /// One consumer's components, and where they come from.
@@ -32,6 +37,8 @@ pub struct Decided {
     pub freshness: Freshness,
     /// Time since the recommender gave it.
     pub age: Duration,
+    /// The recommender's own answer, should it still come.
+    pub later: Option<Later>,
 }
 
 /// Decides component sets.
@@ -43,6 +50,7 @@ pub struct Sets {
     num_results_default: usize,
     /// Of questions that name none of their own.
     refinement: Arc<Refinement>,
+    standings: Standings,
     counters: Arc<Counters>,
 }
 
@@ -62,6 +70,7 @@ impl Sets {
             context_keys,
             num_results_default,
             refinement: Arc::new(refinement),
+            standings: Standings::default(),
             counters,
         }
     }
@@ -69,6 +78,11 @@ impl Sets {
     /// The catalog that sets are made of.
     pub fn catalog(&self) -> &CatalogCache {
         &self.catalog
+    }
+
+    /// Where it is counted what happens.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Where rankings come from.
@@ -87,6 +101,20 @@ impl Sets {
         context
     }
 
+    /// What an event's state means to the recommender. Work for the state that it replaces is
+    /// dropped.
+    pub fn situation(&self, seen: &Seen) -> Situation {
+        let context = self.context(&seen.state);
+        let event_id = &seen.state.event_id;
+        self.standings
+            .observe(event_id, seen.position.as_ref(), context)
+    }
+
+    /// An event is over.
+    pub fn ended(&self, event_id: &EventId) {
+        self.standings.end(event_id);
+    }
+
     /// How many items a recommender is asked for; 0 means the default.
     pub fn num_results(&self, wanted: u32) -> usize {
         match wanted {
@@ -101,35 +129,38 @@ impl Sets {
     }
 
     /// One consumer's set.
-    pub async fn decide(&self, query: Query, deadline: Instant) -> Result<Decided, Error> {
+    pub async fn decide(&self, lookup: Lookup) -> Result<Decided, Error> {
         let catalog = self.catalog.current()?;
-        let served = self.rankings.rank(query, deadline).await?;
-        Ok(self.moderated(&served, &catalog))
+        let served = self.rankings.rank(lookup).await?;
+        Ok(self.moderated(served, &catalog))
     }
 
-    /// Many consumers' sets, as they are ready: each with its place in `queries`, exactly once. All
+    /// The set that the recommender's own answer makes, should it still come; `None` otherwise.
+    pub async fn later(&self, later: &mut Later) -> Option<Decided> {
+        let served = later.answer().await?;
+        Some(self.moderated(served, &*self.catalog.current().ok()?))
+    }
+
+    /// Many consumers' sets, as they are ready: each with its place in `lookups`, exactly once. All
     /// are made of one state of the catalog.
     pub fn decide_all(
         self: Arc<Self>,
-        queries: Vec<Query>,
+        lookups: Vec<Lookup>,
         deadline: Instant,
     ) -> Result<impl Stream<Item = Chunk<Decided>>, Error> {
         let catalog = self.catalog.current()?;
-        let served = self.rankings.clone().rank_all(queries, deadline);
+        let served = self.rankings.clone().rank_all(lookups, deadline);
         Ok(served.map(move |chunk| {
             chunk
                 .into_iter()
                 .map(|(index, served)| {
-                    (
-                        index,
-                        served.map(|served| self.moderated(&served, &catalog)),
-                    )
+                    (index, served.map(|served| self.moderated(served, &catalog)))
                 })
                 .collect()
         }))
     }
 
-    fn moderated(&self, served: &Served, catalog: &Catalog) -> Decided {
+    fn moderated(&self, served: Served, catalog: &Catalog) -> Decided {
         let ranking = &served.ranking;
         let moderated = moderate(&ranking.items, catalog);
         if moderated.unknown_items > 0 {
@@ -139,9 +170,10 @@ impl Sets {
         Decided {
             moderated,
             recommendation_id: ranking.recommendation_id.clone(),
-            origin: ranking.origin,
+            origin: served.origin,
             freshness: served.freshness,
             age: served.age,
+            later: served.later,
         }
     }
 }

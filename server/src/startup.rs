@@ -8,7 +8,6 @@ use http::Request;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot, watch},
-    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,19 +26,16 @@ use tracing::Level;
 
 use crate::{
     catalog::CatalogCache,
-    config::{RecommenderKind, ServerArgs},
+    config::ServerArgs,
     counters::Counters,
     layers::AdmitLayer,
     listener,
-    recommend::{
-        embedded::{EmbeddedConfig, EmbeddedRecommender},
-        personalize::PersonalizeRecommender,
-        serving::Rankings,
-    },
     service::Api,
     sets::Sets,
-    watch::Events,
+    watch::{Change, Events},
 };
+
+mod sources;
 
 /// Largest message that is accepted.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -96,7 +92,12 @@ pub async fn start(
 ) -> anyhow::Result<Running> {
     args.validate()?;
     let counters = Arc::new(Counters::default());
-    let (catalog, rankings) = recommender(&args, &store, &counters).await?;
+    let tasks = TaskTracker::new();
+    let life = sources::Life {
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let (catalog, rankings) = sources::open(&args, &store, &counters, life).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; --listen chooses another address",
@@ -104,7 +105,6 @@ pub async fn start(
         )
     })?;
     let grpc_address = listener.local_addr()?;
-    let events = Arc::new(Events::new(store.clone()));
     let sets = Sets::new(
         catalog.clone(),
         rankings,
@@ -113,17 +113,24 @@ pub async fn start(
         args.serving.refinement(),
         counters.clone(),
     );
+    let sets = Arc::new(sets);
+    let observer = sets.clone();
+    let events = Events::new(store.clone()).told(Box::new(move |change| match change {
+        Change::State(seen) => drop(observer.situation(seen)),
+        Change::Ended(event_id) => observer.ended(event_id),
+    }));
+    let events = Arc::new(events);
     let api = Api {
         store: store.clone(),
         events: events.clone(),
-        sets: Arc::new(sets),
+        sets,
         batches: Arc::new(Semaphore::new(args.max_batches)),
         watches: Arc::new(Semaphore::new(args.max_watches)),
         default_deadline: args.default_deadline,
+        follow_up: args.serving.follow_up,
         shutdown: shutdown.clone(),
     };
 
-    let tasks = TaskTracker::new();
     let (health, ready) = (HealthReporter::new(), watch::Sender::new(false));
     let receiver = ready.subscribe();
     set_health(&health, ServingStatus::NotServing).await;
@@ -157,35 +164,6 @@ pub async fn start(
         tasks,
         ready: receiver,
         outcome,
-    })
-}
-
-/// The catalog and what ranks its items.
-async fn recommender(
-    args: &ServerArgs,
-    store: &Store,
-    counters: &Arc<Counters>,
-) -> anyhow::Result<(Arc<CatalogCache>, Arc<Rankings>)> {
-    let catalog = |on_change| CatalogCache::new(store.clone(), counters.clone(), on_change);
-    Ok(match args.recommender {
-        RecommenderKind::Embedded => {
-            let config = EmbeddedConfig {
-                interactions: args.interactions.clone(),
-                feedback: args.feedback.clone(),
-            };
-            // Learning from a large file takes a while, and others share the runtime.
-            let opened = spawn_blocking(move || EmbeddedRecommender::open(&config)).await;
-            let ranker = Arc::new(opened.context("the embedded ranker did not open")??);
-            let rankings = Rankings::direct(ranker.clone(), counters.clone());
-            let catalog = catalog(Box::new(move |items| ranker.set_items(items)));
-            (Arc::new(catalog), Arc::new(rankings))
-        }
-        RecommenderKind::Personalize => {
-            let campaign = PersonalizeRecommender::connect(&args.personalize()?).await;
-            let limits = args.remote_limits();
-            let rankings = Rankings::remote(Arc::new(campaign), limits, counters.clone());
-            (Arc::new(catalog(Box::new(|_| {}))), Arc::new(rankings))
-        }
     })
 }
 

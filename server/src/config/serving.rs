@@ -1,10 +1,16 @@
 //! What can be set about Amazon Personalize beyond where it is: what is asked for, with which
 //! budget, and who answers when it does not. The doc comments are the text of `--help`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use super::{InvalidFlag, refuse};
-use crate::recommend::refinement::{Filter, Promotion, Refinement};
+use super::{InvalidFlag, count, duration, refuse};
+use crate::{
+    recommend::{
+        refinement::{Filter, Promotion, Refinement},
+        serving::Source,
+    },
+    users::{AGE, COUNTRY, GENDER},
+};
 
 /// How Personalize is asked, and what stands in for it.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,6 +71,63 @@ pub struct ServingArgs {
         value_name = "COLUMNS"
     )]
     pub metadata_columns: Vec<String>,
+    /// Questions to Personalize a second, of all replicas together, 1 to 100,000; never exceeded,
+    /// and less while Personalize throttles. A campaign's default quota is 500
+    #[arg(
+        long,
+        env = "TOUCHLINE_PERSONALIZE_TPS",
+        default_value_t = 500,
+        value_name = "COUNT"
+    )]
+    pub personalize_tps: u32,
+    /// Headless service whose addresses are this server's replicas: each takes its part of
+    /// --personalize-tps, as they come and go [default: this server is alone]
+    #[arg(long, env = "TOUCHLINE_REPLICAS_SERVICE", value_name = "HOST")]
+    pub replicas_service: Option<String>,
+    /// How long past --ranking-ttl a ranking is served while a newer one is asked for, at most 24h;
+    /// 0s for never
+    #[arg(long, env = "TOUCHLINE_RANKING_STALE", default_value = "10m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub ranking_stale: Duration,
+    /// After this long without an answer of Personalize the next best source answers, 1ms to 30s;
+    /// earlier if the caller's deadline is near
+    #[arg(long, env = "TOUCHLINE_PATIENCE", default_value = "250ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub patience: Duration,
+    /// How long a question to Personalize goes on that another source has answered, while its state
+    /// stands, at most 10m; 0s for not beyond the caller's deadline
+    #[arg(long, env = "TOUCHLINE_LATE_ANSWERS", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub late_answers: Duration,
+    /// Whether WatchEvent sends another set when Personalize's answer comes later and differs
+    #[arg(
+        long,
+        env = "TOUCHLINE_FOLLOW_UP",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        value_name = "true|false"
+    )]
+    pub follow_up: bool,
+    /// Who answers when Personalize does not and nothing is cached, the best first, separated by
+    /// commas
+    #[arg(
+        long,
+        env = "TOUCHLINE_FALLBACK",
+        value_delimiter = ',',
+        default_values = ["cohort", "embedded", "popular"],
+        value_enum
+    )]
+    pub fallback: Vec<Source>,
+    /// What is known of consumers: a CSV file in Personalize's users schema, USER_ID and any of AGE,
+    /// GENDER, COUNTRY and further columns [default: none]
+    #[arg(long, env = "TOUCHLINE_USERS", value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// Columns of --users that make a cohort, separated by commas, 1 to 8
+    #[arg(
+        long,
+        env = "TOUCHLINE_COHORT_COLUMNS",
+        value_delimiter = ',',
+        default_values = [AGE, GENDER, COUNTRY],
+        value_name = "COLUMNS"
+    )]
+    pub cohort_columns: Vec<String>,
 }
 
 impl Default for ServingArgs {
@@ -80,6 +143,15 @@ impl Default for ServingArgs {
             promotion_value: Vec::new(),
             promotion_percent: 10,
             metadata_columns: Vec::new(),
+            personalize_tps: 500,
+            replicas_service: None,
+            ranking_stale: Duration::from_mins(10),
+            patience: Duration::from_millis(250),
+            late_answers: Duration::from_secs(30),
+            follow_up: true,
+            fallback: vec![Source::Cohort, Source::Embedded, Source::Popular],
+            users: None,
+            cohort_columns: [AGE, GENDER, COUNTRY].map(str::to_owned).to_vec(),
         }
     }
 }
@@ -121,6 +193,37 @@ impl ServingArgs {
                 path.display(),
                 "a file that exists",
             ));
+        }
+        if let Some(path) = &self.users
+            && !path.is_file()
+        {
+            return Err(refuse("--users", path.display(), "a file that exists"));
+        }
+        count("--personalize-tps", self.personalize_tps as usize, 100_000)?;
+        let (ms, hours) = (Duration::from_millis, Duration::from_hours);
+        let zero = Duration::ZERO;
+        duration("--ranking-stale", self.ranking_stale, zero, hours(24))?;
+        duration("--patience", self.patience, ms(1), ms(30_000))?;
+        duration(
+            "--late-answers",
+            self.late_answers,
+            zero,
+            Duration::from_mins(10),
+        )?;
+        count("--cohort-columns", self.cohort_columns.len(), 8)?;
+        self.validate_fallback()
+    }
+
+    fn validate_fallback(&self) -> Result<(), InvalidFlag> {
+        let is_alone = self.fallback.len() == 1;
+        let mut seen = Vec::new();
+        for source in &self.fallback {
+            if seen.contains(&source) || (*source == Source::None && !is_alone) {
+                let value = format!("{:?}", self.fallback).to_lowercase();
+                let accepted = "each of cohort, embedded and popular at most once, or none alone";
+                return Err(refuse("--fallback", value, accepted));
+            }
+            seen.push(source);
         }
         Ok(())
     }

@@ -43,6 +43,17 @@ pub struct Situation {
     pub replaced: Option<Arc<Context>>,
 }
 
+impl Situation {
+    /// A context of its own, which nothing supersedes.
+    pub fn alone(context: Context) -> Self {
+        Self {
+            context: Arc::new(context),
+            standing: None,
+            replaced: None,
+        }
+    }
+}
+
 /// The contexts that stand.
 #[derive(Debug, Default)]
 pub struct Standings {
@@ -77,7 +88,10 @@ impl Standings {
             let situation = current.situation(None);
             if count >= EVENTS_MAX {
                 let standing = None;
-                return Situation { standing, ..situation };
+                return Situation {
+                    standing,
+                    ..situation
+                };
             }
             all.insert(event_id.clone(), current);
             return situation;

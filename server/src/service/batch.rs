@@ -7,7 +7,7 @@ use futures::StreamExt;
 use prost::Message as _;
 use touchline_proto::v1::{
     BatchGetComponentsRequest, BatchGetComponentsResponse, ComponentSet, ConsumerAnswer,
-    ConsumerError, consumer_answer::Answer,
+    ConsumerError, Purpose, consumer_answer::Answer,
 };
 use touchline_store::ids::ConsumerId;
 
@@ -18,8 +18,10 @@ use crate::{
     layers::Deadline,
     recommend::{
         Details, Origin, Query,
+        budget::Priority,
         refinement::Refinement,
-        serving::{Chunk, Freshness},
+        serving::{Chunk, Freshness, Lookup},
+        standing::Situation,
     },
     sets::Decided,
     status::Streamed,
@@ -41,20 +43,27 @@ impl Api {
         let place = place(&self.batches, "the server's limit of batches")?;
         let refines = self.sets.rankings().recommender().refines();
         let batch = Batch::read(request, refines)?;
-        let context = Arc::new(self.sets.context(&batch.seen.state));
+        let Situation {
+            context, standing, ..
+        } = self.sets.situation(&batch.seen);
         let num_results = self.sets.num_results(batch.num_results);
         let refinement = self.sets.refinement(batch.refinement);
-        let queries = batch
+        let lookups = batch
             .consumer_ids
             .into_iter()
-            .map(|consumer_id| Query {
-                consumer_id,
-                context: context.clone(),
-                num_results,
-                refinement: refinement.clone(),
+            .map(|consumer_id| Lookup {
+                query: Query {
+                    consumer_id,
+                    context: context.clone(),
+                    num_results,
+                    refinement: refinement.clone(),
+                },
+                deadline: deadline.at,
+                priority: batch.priority,
+                standing: standing.clone(),
             })
             .collect();
-        let mut decided = self.sets.clone().decide_all(queries, deadline.at)?.boxed();
+        let mut decided = self.sets.clone().decide_all(lookups, deadline.at)?.boxed();
         let mut parts = Parts::new(batch.seen);
         let stream = async_stream::stream! {
             let _place = place;
@@ -74,10 +83,16 @@ struct Batch {
     consumer_ids: Vec<ConsumerId>,
     num_results: u32,
     refinement: Option<Refinement>,
+    priority: Priority,
 }
 
 impl Batch {
     fn read(request: BatchGetComponentsRequest, refines: bool) -> Result<Self, Error> {
+        let priority = match request.purpose() {
+            Purpose::Unspecified | Purpose::Push => Priority::Push,
+            Purpose::Caller => Priority::Caller,
+            Purpose::Warm => Priority::Prefetch,
+        };
         let mut violations = Violations::default();
         let seen = match request.state {
             // The row may hold whatever DynamoDB accepts, so its attributes have no further limits.
@@ -118,6 +133,7 @@ impl Batch {
             consumer_ids,
             num_results,
             refinement,
+            priority,
         })
     }
 }
@@ -251,6 +267,7 @@ mod tests {
             origin: Origin::Embedded,
             freshness: Freshness::Live,
             age: Duration::ZERO,
+            later: None,
         }
     }
 

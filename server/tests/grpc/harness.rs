@@ -10,7 +10,12 @@ use touchline_proto::v1::{
     component_service_client::ComponentServiceClient, event_service_client::EventServiceClient,
     feedback_service_client::FeedbackServiceClient, get_components_request::Situation,
 };
-use touchline_server::{Running, ServerArgs, config::RecommenderKind, start};
+use touchline_server::{
+    Running, ServerArgs,
+    config::{RecommenderKind, serving::ServingArgs},
+    recommend::serving::Source,
+    start,
+};
 use touchline_store::{
     aws::AwsArgs,
     embedded::{Embedded, Place},
@@ -174,6 +179,12 @@ pub(crate) fn asking(standin: &Standin) -> ServerArgs {
         personalize_endpoint: Some(format!("http://{}", standin.address)),
         personalize_timeout: Duration::from_secs(20),
         default_deadline: Duration::from_secs(20),
+        serving: ServingArgs {
+            personalize_tps: 100_000,
+            patience: Duration::from_secs(20),
+            fallback: vec![Source::None],
+            ..ServingArgs::default()
+        },
         ..ServerArgs::default()
     }
 }

@@ -138,7 +138,11 @@ impl Flights {
         query: &Query,
         wanted: Wanted,
     ) -> Result<Claim, RecommendError> {
-        if wanted.standing.as_ref().is_some_and(Standing::is_superseded) {
+        if wanted
+            .standing
+            .as_ref()
+            .is_some_and(Standing::is_superseded)
+        {
             return Err(superseded());
         }
         let key = Key::from(query);
@@ -332,7 +336,9 @@ impl Flight {
         claims.until = claims.until.max(wanted.until);
         match wanted.standing {
             Some(standing) => {
-                claims.standings.retain(|standing| !standing.is_superseded());
+                claims
+                    .standings
+                    .retain(|standing| !standing.is_superseded());
                 // Equal contexts of one event share a standing; a few events may share a context.
                 if claims.standings.len() < 16 {
                     claims.standings.push(standing);
@@ -358,7 +364,11 @@ impl Flight {
             let standing = {
                 let claims = lock(&self.claims);
                 match claims.is_bound {
-                    true => claims.standings.iter().find(|it| !it.is_superseded()).cloned(),
+                    true => claims
+                        .standings
+                        .iter()
+                        .find(|it| !it.is_superseded())
+                        .cloned(),
                     false => Some(Standing::default()),
                 }
             };
