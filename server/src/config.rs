@@ -403,6 +403,43 @@ mod tests {
             ),
             (&["--max-calls", "0"], "--max-calls 0: 1 to 1000000"),
             (
+                &["--personalize-tps", "0"],
+                "--personalize-tps 0: 1 to 100000",
+            ),
+            (&["--patience", "0s"], "--patience 0s: 1ms to 30s"),
+            (&["--ranking-stale", "2days"], "--ranking-stale 2days: 0s"),
+            (&["--late-answers", "1h"], "--late-answers 1h: 0s to 10m"),
+            (
+                &["--fallback", "none,popular"],
+                "--fallback [none, popular]: each of",
+            ),
+            (
+                &["--fallback", "popular,popular"],
+                "--fallback [popular, popular]: each of",
+            ),
+            (&["--users", "/no/such"], "--users /no/such: a file"),
+            (
+                &["--campaign-file", "/no/such"],
+                "--campaign-file /no/such: a file",
+            ),
+            (
+                &["--filter-arn", "arn:aws:s3:::x"],
+                "--filter-arn arn:aws:s3:::x: an ARN",
+            ),
+            (
+                &["--num-results", "51", "--metadata-columns", "LABEL"],
+                "--num-results 51: is 51; at most 50",
+            ),
+            (
+                &[
+                    "--recommender",
+                    "personalize",
+                    "--recommender-arn",
+                    "arn:aws:personalize:eu-west-1:1:campaign/x",
+                ],
+                "--recommender-arn arn:aws:personalize:eu-west-1:1:campaign/x: arn:",
+            ),
+            (
                 &["--interactions", "/no/such"],
                 "--interactions /no/such: a file",
             ),

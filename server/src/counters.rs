@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::recommend::{Origin, serving::Freshness};
+use crate::recommend::{Origin, budget::Priority, serving::Freshness};
 
 /// Counts of what was skipped, shed or failed since the server started.
 #[derive(Debug, Default)]
@@ -58,8 +58,6 @@ pub struct ServingCounters {
     pub breaker_opened: Counter,
     /// Better sets that followed a stream's first answer.
     pub followed_up: Counter,
-    /// Questions that were asked ahead of their state.
-    pub prefetched: Counter,
     /// Rankings given, by origin and freshness: see [`ServingCounters::answered`].
     answers: [[Counter; 3]; 4],
     /// Questions without any ranking.
@@ -78,6 +76,37 @@ impl ServingCounters {
     /// Rankings given from this origin in this freshness.
     pub fn answers(&self, origin: Origin, freshness: Freshness) -> &Counter {
         &self.answers[origin as usize][freshness as usize]
+    }
+
+    /// Every count by its name, those by priority, origin or freshness with that in the name.
+    pub fn all(&self) -> Vec<(String, u64)> {
+        let plain = [
+            ("hits", &self.hits),
+            ("stale", &self.stale),
+            ("misses", &self.misses),
+            ("coalesced", &self.coalesced),
+            ("tokens_given_back", &self.tokens_given_back),
+            ("throttles", &self.throttles),
+            ("retries", &self.retries),
+            ("superseded", &self.superseded),
+            ("breaker_opened", &self.breaker_opened),
+            ("followed_up", &self.followed_up),
+            ("unanswered", &self.unanswered),
+        ];
+        let mut all: Vec<(String, u64)> = plain
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count.get()))
+            .collect();
+        for (priority, count) in Priority::ALL.iter().zip(&self.tokens) {
+            all.push((format!("tokens_{}", priority.as_str()), count.get()));
+        }
+        for origin in Origin::ALL {
+            for freshness in Freshness::ALL {
+                let name = format!("answers_{}_{}", origin.as_str(), freshness.as_str());
+                all.push((name, self.answers(origin, freshness).get()));
+            }
+        }
+        all
     }
 
     /// Counts a ranking, with what was left of its caller's deadline.

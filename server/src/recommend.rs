@@ -82,6 +82,26 @@ pub enum Origin {
     Popular,
 }
 
+impl Origin {
+    /// All of them, the best first.
+    pub const ALL: [Self; 4] = [
+        Self::Personalize,
+        Self::Cohort,
+        Self::Embedded,
+        Self::Popular,
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Personalize => "personalize",
+            Self::Cohort => "cohort",
+            Self::Embedded => "embedded",
+            Self::Popular => "popular",
+        }
+    }
+}
+
 /// What one consumer did with one item.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Interaction {

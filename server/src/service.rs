@@ -15,6 +15,7 @@ mod batch;
 mod components;
 pub(crate) mod convert;
 mod events;
+mod explain;
 mod feedback;
 mod validate;
 

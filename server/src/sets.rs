@@ -16,7 +16,7 @@ use crate::{
     counters::Counters,
     error::Error,
     recommend::{
-        Origin,
+        Origin, Ranking,
         refinement::{CONTEXT_VALUE_CHARACTERS_MAX, Refinement},
         serving::{Chunk, Freshness, Later, Lookup, Rankings, Served},
         standing::{Situation, Standings},
@@ -29,6 +29,8 @@ use crate::{
 pub struct Decided {
     /// What is shown.
     pub moderated: Moderated,
+    /// What it was made of.
+    pub ranking: Arc<Ranking>,
     /// The recommender's name for its answer.
     pub recommendation_id: Option<String>,
     /// Where the ranking came from.
@@ -161,7 +163,7 @@ impl Sets {
     }
 
     fn moderated(&self, served: Served, catalog: &Catalog) -> Decided {
-        let ranking = &served.ranking;
+        let ranking = served.ranking;
         let moderated = moderate(&ranking.items, catalog);
         if moderated.unknown_items > 0 {
             self.counters.unknown_items.add(moderated.unknown_items);
@@ -174,6 +176,7 @@ impl Sets {
             freshness: served.freshness,
             age: served.age,
             later: served.later,
+            ranking,
         }
     }
 }

@@ -47,6 +47,20 @@ pub enum Freshness {
     Stale,
 }
 
+impl Freshness {
+    /// All of them, the freshest first.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Cached, Self::Stale];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Cached => "cached",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// A question with what its answer is for.
 #[derive(Debug, Clone)]
 pub struct Lookup {

@@ -238,7 +238,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::{catalog::Catalog, components::moderate, recommend::RankedItem};
+    use crate::{
+        catalog::Catalog,
+        components::moderate,
+        recommend::{RankedItem, Ranking},
+    };
 
     fn parts() -> Parts {
         Parts::new(Arc::new(Seen::from_table(EventState {
@@ -256,13 +260,18 @@ mod tests {
             item_type: ItemType::new("MONETIZE").unwrap(),
             attributes: [("item_label".to_owned(), "x".repeat(label_bytes))].into(),
         }]);
-        let ranked = RankedItem {
+        let items = vec![RankedItem {
             item_id,
             score: Some(score),
             details: None,
-        };
+        }];
         Decided {
-            moderated: moderate(&[ranked], &catalog),
+            moderated: moderate(&items, &catalog),
+            ranking: Arc::new(Ranking {
+                items,
+                recommendation_id: None,
+                origin: Origin::Embedded,
+            }),
             recommendation_id: Some(format!("for {score}")),
             origin: Origin::Embedded,
             freshness: Freshness::Live,

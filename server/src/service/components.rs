@@ -15,7 +15,7 @@ use touchline_store::{
     ids::{ConsumerId, EventId},
 };
 
-use super::{Api, convert, place, validate::Violations};
+use super::{Api, convert, explain, place, validate::Violations};
 use crate::{
     components::SetId,
     error::Error,
@@ -43,9 +43,11 @@ impl ComponentService for Api {
         &self,
         request: Request<GetComponentsRequest>,
     ) -> Reply<GetComponentsResponse> {
-        let deadline = self.deadline(&request);
+        let (deadline, began) = (self.deadline(&request), Instant::now());
         let refines = self.sets.rankings().recommender().refines();
-        let asked = Asked::read(request.into_inner(), refines)?;
+        let request = request.into_inner();
+        let explain = request.explain;
+        let asked = Asked::read(request, refines)?;
         let (seen, situation) = match asked.situation {
             Given::Event(event_id) => {
                 let seen = self.events.current(&event_id).await?;
@@ -67,6 +69,8 @@ impl ComponentService for Api {
         };
         let decided = self.sets.decide(lookup).await?;
         Ok(Response::new(GetComponentsResponse {
+            explanation: explain
+                .then(|| explain::explanation(&self.sets, &decided, began, deadline.at)),
             component_set: Some(convert::component_set(&decided, seen.as_deref())),
         }))
     }

@@ -9,7 +9,9 @@
 mod batch;
 mod components;
 mod events;
+mod explain;
 mod feedback;
+mod follow_up;
 mod harness;
 mod limits;
 mod operators;

@@ -136,7 +136,17 @@ impl Budget {
 
     /// Waits for a token, until the given moment. Dropped, it leaves the queue.
     pub async fn token(self: &Arc<Self>, rank: &Rank, until: Instant) -> Result<Token, Denied> {
-        let mut place = self.queue(rank.get())?;
+        let place = self.enter(rank.get())?;
+        self.token_at(place, rank, until).await
+    }
+
+    /// The same, from a place that was taken before.
+    pub async fn token_at(
+        self: &Arc<Self>,
+        mut place: Place,
+        rank: &Rank,
+        until: Instant,
+    ) -> Result<Token, Denied> {
         loop {
             let now = Instant::now();
             if now >= until {
@@ -193,7 +203,8 @@ impl Budget {
         }
     }
 
-    fn queue(self: &Arc<Self>, priority: Priority) -> Result<Place, Denied> {
+    /// Takes a place in the queue, which [`Self::wait`] counts from now on.
+    pub fn enter(self: &Arc<Self>, priority: Priority) -> Result<Place, Denied> {
         let mut inner = self.lock();
         if inner.waiting.len() >= WAITING_MAX {
             return Err(Denied::Full);
@@ -270,7 +281,8 @@ enum Turn {
 }
 
 /// A place in the queue; dropped, it is left.
-struct Place {
+#[derive(Debug)]
+pub struct Place {
     budget: Arc<Budget>,
     key: (Priority, u64),
     wake: Arc<Notify>,

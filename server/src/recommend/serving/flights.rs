@@ -23,7 +23,7 @@ use crate::{
         breaker::{Breaker, BreakerState},
         budget::{
             Priority,
-            queue::{Budget, Denied, Rank},
+            queue::{Budget, Denied, Place, Rank},
         },
         popular::Popular,
         standing::Standing,
@@ -161,6 +161,8 @@ impl Flights {
                 retry_after: RETRY_AFTER,
             });
         }
+        // Taken here, so that whoever comes next knows how many are before him.
+        let place = self.budget.enter(wanted.priority).map_err(denied)?;
         let flight = Arc::new(Flight::new(&wanted));
         let claim = flight.claim(wanted);
         under_way.insert(key.clone(), flight.clone());
@@ -170,12 +172,12 @@ impl Flights {
             flight,
             key,
         };
-        self.tasks.spawn(landing.fly(query.clone()));
+        self.tasks.spawn(landing.fly(query.clone(), place));
         Ok(claim)
     }
 
     /// Asks, and once more where that may help.
-    async fn ask(&self, flight: &Flight, query: &Query, key: &Key) -> Outcome {
+    async fn ask(&self, flight: &Flight, query: &Query, key: &Key, place: Place) -> Outcome {
         // An equal question may have been answered between a look at the cache and this flight.
         let generation = self.recommender.generation();
         if let Some(answer) = self.cache.get(key).await
@@ -183,7 +185,7 @@ impl Flights {
         {
             return Ok(answer);
         }
-        let pause = match self.ask_once(flight, query).await {
+        let pause = match self.ask_once(flight, query, Some(place)).await {
             Err((error, Some(pause))) if Instant::now() + pause < flight.until() => {
                 tracing::debug!(%error, "asking once more");
                 pause
@@ -192,7 +194,7 @@ impl Flights {
         };
         sleep(pause.mul_f64(rand::random_range(1.0..=1.5))).await;
         self.counters.serving.retries.add(1);
-        let outcome = self.ask_once(flight, query).await;
+        let outcome = self.ask_once(flight, query, None).await;
         outcome.map_err(|(error, _)| error)
     }
 
@@ -201,18 +203,19 @@ impl Flights {
         &self,
         flight: &Flight,
         query: &Query,
+        mut place: Option<Place>,
     ) -> Result<Answer, (RecommendError, Option<Duration>)> {
         let mut token = loop {
             let until = flight.until();
-            match self.budget.token(&flight.rank, until).await {
+            let token = match place.take() {
+                Some(place) => self.budget.token_at(place, &flight.rank, until).await,
+                None => self.budget.token(&flight.rank, until).await,
+            };
+            match token {
                 Ok(token) => break token,
                 // Somebody who can wait for longer joined meanwhile.
                 Err(Denied::TooLate) if flight.until() > until => {}
-                Err(Denied::TooLate) => return Err((RecommendError::TimedOut, None)),
-                Err(Denied::Full) => {
-                    let retry_after = RETRY_AFTER;
-                    return Err((RecommendError::Throttled { retry_after }, None));
-                }
+                Err(reason) => return Err((denied(reason), None)),
             }
         };
         if !lock(&self.breaker).admit(Instant::now()) {
@@ -280,10 +283,10 @@ struct Landing {
 }
 
 impl Landing {
-    async fn fly(self, query: Query) {
+    async fn fly(self, query: Query, place: Place) {
         let flights = &self.flights;
         let outcome = tokio::select! {
-            outcome = flights.ask(&self.flight, &query, &self.key) => outcome,
+            outcome = flights.ask(&self.flight, &query, &self.key, place) => outcome,
             () = self.flight.superseded() => {
                 flights.counters.serving.superseded.add(1);
                 Err(superseded())
@@ -416,6 +419,15 @@ impl Pending {
     pub(super) async fn answer(&mut self) -> Option<Answer> {
         let outcome = self.0.wait_for(Option::is_some).await.ok()?.clone();
         outcome?.ok()
+    }
+}
+
+fn denied(reason: Denied) -> RecommendError {
+    match reason {
+        Denied::TooLate => RecommendError::TimedOut,
+        Denied::Full => RecommendError::Throttled {
+            retry_after: RETRY_AFTER,
+        },
     }
 }
 

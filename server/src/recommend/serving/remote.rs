@@ -152,9 +152,10 @@ impl Remote {
         let patient_until = self.patient_until(lookup.deadline, asked_at);
         let mut own_error = None;
         if let Ok(claim) = &mut claim {
-            // Who would wait in vain is answered now.
+            // Who would spend half of his patience in the queue is answered from elsewhere now: the
+            // other half is for the answer, or for the cohort's.
             let wait = self.flights.budget.wait(lookup.priority);
-            if asked_at + wait < patient_until {
+            if asked_at + wait * 2 < patient_until {
                 match claim.outcome(patient_until).await {
                     Some(Ok(answer)) => return Ok(asked(answer, asked_at)),
                     Some(Err(error)) => own_error = Some(error),

@@ -1,6 +1,9 @@
 //! Tests of the serving path with a recommender in this process, in paused time where time matters.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+};
 
 use async_trait::async_trait;
 use tokio::time::sleep;
@@ -11,6 +14,8 @@ use touchline_store::{
 };
 
 use super::*;
+
+mod in_time;
 use crate::recommend::{Interaction, RankedItem, Recorded, budget::queue::Budget};
 
 /// Answers each question with the consumer's own id, after a while.
@@ -20,6 +25,9 @@ struct Slow {
     questions: AtomicUsize,
     at_once: AtomicUsize,
     at_once_max: AtomicUsize,
+    /// What goes wrong with the next questions.
+    failures: Mutex<Vec<RecommendError>>,
+    generation: AtomicU64,
 }
 
 #[async_trait]
@@ -30,6 +38,9 @@ impl Recommender for Slow {
         self.at_once_max.fetch_max(at_once, SeqCst);
         sleep(self.delay).await;
         self.at_once.fetch_sub(1, SeqCst);
+        if let Some(error) = self.failures.lock().unwrap().pop() {
+            return vec![Err(error); queries.len()];
+        }
         queries
             .iter()
             .map(|query| {
@@ -51,6 +62,10 @@ impl Recommender for Slow {
 
     async fn record(&self, _: &[Interaction]) -> Result<Recorded, RecommendError> {
         Err(RecommendError::Unsupported("not here"))
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
     }
 }
 
@@ -156,7 +171,8 @@ async fn a_failure_is_never_cached() {
     for _ in 0..2 {
         rankings.rank(ask("unlucky")).await.unwrap_err();
     }
-    assert_eq!(recommender.questions.load(SeqCst), 2);
+    // Each of the two was asked once more.
+    assert_eq!(recommender.questions.load(SeqCst), 4);
 }
 
 #[tokio::test]
