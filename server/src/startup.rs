@@ -97,7 +97,9 @@ pub async fn start(
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
     };
-    let (catalog, rankings) = sources::open(&args, &store, &counters, life).await?;
+    // Boxed, since it holds whole clients of AWS.
+    let opening = Box::pin(sources::open(&args, &store, &counters, life));
+    let (catalog, rankings) = opening.await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; --listen chooses another address",

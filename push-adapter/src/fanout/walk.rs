@@ -339,7 +339,7 @@ impl<'a> Walk<'a> {
             Err(PostError::Superseded) => {}
             // Whoever leads now serves them, or this process does when it leads again.
             Err(PostError::Throttled | PostError::Lapsed) => {
-                self.leave_open(std::iter::once(session))
+                self.leave_open(std::iter::once(session));
             }
             Err(error @ (PostError::Full | PostError::Refused(_) | PostError::Unavailable(_))) => {
                 tracing::debug!(%error, "a message was not taken");

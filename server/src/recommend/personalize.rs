@@ -222,13 +222,13 @@ fn ranking(answer: GetRecommendationsOutput) -> Ranking {
     let items = answer.item_list.unwrap_or_default();
     Ranking {
         // An item without an id is nothing that could be shown.
-        items: items.into_iter().filter_map(ranked).collect(),
+        items: items.iter().filter_map(ranked).collect(),
         recommendation_id: answer.recommendation_id,
         origin: Origin::Personalize,
     }
 }
 
-fn ranked(predicted: PredictedItem) -> Option<RankedItem> {
+fn ranked(predicted: &PredictedItem) -> Option<RankedItem> {
     let details = Details {
         reasons: predicted.reason().to_vec(),
         promotion: predicted.promotion_name().map(str::to_owned),

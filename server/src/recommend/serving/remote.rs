@@ -172,7 +172,7 @@ impl Remote {
         for source in plan {
             let served = match source {
                 Source::Cohort => {
-                    self.from_cohort(lookup, cohort.as_ref(), patient_until)
+                    self.ask_cohort(lookup, cohort.as_ref(), patient_until)
                         .await
                 }
                 Source::Embedded => self.fallbacks.embedded(&lookup.query).await.map(live),
@@ -194,7 +194,7 @@ impl Remote {
 
     /// What the consumer's cohort is told: many share the answer, so that it is worth a caller's
     /// turn.
-    async fn from_cohort(
+    async fn ask_cohort(
         &self,
         lookup: &Lookup,
         cohort: Option<&ConsumerId>,
