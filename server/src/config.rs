@@ -13,7 +13,10 @@ use crate::recommend::{
     serving::RemoteLimits,
 };
 
+mod num_results;
 pub mod serving;
+
+pub use num_results::NumResults;
 
 /// Who ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -87,14 +90,16 @@ pub struct ServerArgs {
         value_name = "BYTES"
     )]
     pub ranking_cache_bytes: u64,
-    /// Items that the recommender is asked for when the caller does not say, 1 to 500
+    /// Items that the recommender is asked for when the caller does not say: 1 to 500, or `all`, which
+    /// is as many as the catalog has, 500 at most; with fewer, slots whose items all rank below stay
+    /// empty
     #[arg(
         long,
         env = "TOUCHLINE_NUM_RESULTS",
-        default_value_t = 10,
-        value_name = "COUNT"
+        default_value_t = NumResults::Count(10),
+        value_name = "COUNT|all"
     )]
-    pub num_results: u32,
+    pub num_results: NumResults,
     /// Event attributes that the recommender is asked with, in upper case, separated by commas
     #[arg(
         long,
@@ -166,7 +171,7 @@ impl Default for ServerArgs {
             personalize_concurrency: 256,
             ranking_ttl: Duration::from_secs(30),
             ranking_cache_bytes: 64 << 20,
-            num_results: 10,
+            num_results: NumResults::Count(10),
             context_keys: DEFAULT_CONTEXT_KEYS.map(str::to_owned).to_vec(),
             catalog_refresh: Duration::from_secs(30),
             default_deadline: Duration::from_secs(5),
@@ -212,14 +217,21 @@ impl ServerArgs {
         duration("--drain", self.drain, Duration::ZERO, minutes)?;
         let concurrency = self.personalize_concurrency;
         count("--personalize-concurrency", concurrency, 10_000)?;
-        count("--num-results", self.num_results as usize, 500)?;
+        let num_results = self.num_results;
+        let checked = num_results.check();
+        checked.map_err(|accepted| refuse("--num-results", num_results, accepted))?;
         count("--max-calls", self.max_calls, 1_000_000)?;
         count("--max-batches", self.max_batches, 10_000)?;
         count("--max-watches", self.max_watches, 1_000_000)?;
         count("--max-connections", self.max_connections, 1_000_000)?;
         self.validate_context_keys()?;
         self.validate_files()?;
-        self.serving.validate(self.num_results as usize)?;
+        let count = match self.num_results {
+            NumResults::Count(count) => count as usize,
+            // Asks for no more than may be asked for with metadata.
+            NumResults::All => 1,
+        };
+        self.serving.validate(count)?;
         if self.recommender == RecommenderKind::Personalize {
             self.personalize()?;
         }
@@ -383,8 +395,6 @@ mod tests {
                 &["--listen", "0.0.0.0:1"][..],
                 "--listen 0.0.0.0:1: a loopback",
             ),
-            (&["--num-results", "0"], "--num-results 0: 1 to 500"),
-            (&["--num-results", "501"], "--num-results 501: 1 to 500"),
             (
                 &["--context-keys", "goal"],
                 "--context-keys goal: keys in upper",
@@ -472,6 +482,25 @@ mod tests {
             let error = parsed(flags).validate().unwrap_err().to_string();
             assert!(error.starts_with(named), "{flags:?} gave {error}");
         }
+    }
+
+    #[test]
+    fn a_bad_number_of_results_is_named_with_what_is_accepted() {
+        for bad in ["0", "501", "many"] {
+            let parsed = Command::try_parse_from(["server", "--num-results", bad]);
+            let error = parsed.unwrap_err().to_string();
+            let named = format!("'{bad}' for '--num-results <COUNT|all>': 1 to 500 is accepted");
+            assert!(error.contains(&named), "{error}");
+        }
+        let args = ServerArgs {
+            num_results: NumResults::Count(501),
+            ..ServerArgs::default()
+        };
+        assert_eq!(
+            args.validate().unwrap_err().to_string(),
+            "--num-results 501: 1 to 500 is accepted, or `all`"
+        );
+        assert_eq!(parsed(&["--num-results", "all"]).validate(), Ok(()));
     }
 
     #[test]

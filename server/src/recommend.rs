@@ -23,6 +23,9 @@ pub mod replicas;
 pub mod serving;
 pub mod standing;
 
+/// Items that can be asked for at once (Personalize, GetRecommendations, `numResults`).
+pub const NUM_RESULTS_MAX: u32 = 500;
+
 /// Asks for one ranking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {

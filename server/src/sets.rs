@@ -13,11 +13,12 @@ use touchline_store::{
 use crate::{
     catalog::{Catalog, CatalogCache},
     components::{Moderated, moderate},
+    config::NumResults,
     counters::Counters,
     error::Error,
     recommend::{
         Origin, Ranking,
-        refinement::{CONTEXT_VALUE_CHARACTERS_MAX, Refinement},
+        refinement::{CONTEXT_VALUE_CHARACTERS_MAX, NUM_RESULTS_WITH_METADATA_MAX, Refinement},
         serving::{Chunk, Freshness, Later, Lookup, Rankings, Served},
         standing::{Situation, Standings},
     },
@@ -49,7 +50,7 @@ pub struct Sets {
     catalog: Arc<CatalogCache>,
     rankings: Arc<Rankings>,
     context_keys: Vec<String>,
-    num_results_default: usize,
+    num_results_default: NumResults,
     /// Of questions that name none of their own.
     refinement: Arc<Refinement>,
     standings: Standings,
@@ -62,7 +63,7 @@ impl Sets {
         catalog: Arc<CatalogCache>,
         rankings: Arc<Rankings>,
         context_keys: Vec<String>,
-        num_results_default: usize,
+        num_results_default: NumResults,
         refinement: Refinement,
         counters: Arc<Counters>,
     ) -> Self {
@@ -118,10 +119,15 @@ impl Sets {
     }
 
     /// How many items a recommender is asked for; 0 means the default.
-    pub fn num_results(&self, wanted: u32) -> usize {
-        match wanted {
-            0 => self.num_results_default,
-            wanted => wanted as usize,
+    pub fn num_results(&self, wanted: u32, refinement: &Refinement) -> usize {
+        if wanted > 0 {
+            return wanted as usize;
+        }
+        let items = self.catalog.current().map_or(0, |catalog| catalog.len());
+        let default = self.num_results_default.of(items);
+        match refinement.metadata_columns.is_empty() {
+            true => default,
+            false => default.min(NUM_RESULTS_WITH_METADATA_MAX),
         }
     }
 

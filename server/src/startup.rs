@@ -111,7 +111,7 @@ pub async fn start(
         catalog.clone(),
         rankings,
         args.context_keys.clone(),
-        args.num_results as usize,
+        args.num_results,
         args.serving.refinement(),
         counters.clone(),
     );

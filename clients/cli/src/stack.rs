@@ -17,7 +17,10 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use touchline_push::{PushArgs, Round};
-use touchline_server::{ServerArgs, config::RecommenderKind};
+use touchline_server::{
+    ServerArgs,
+    config::{NumResults, RecommenderKind},
+};
 use touchline_store::{
     aws::AwsArgs,
     embedded::{Embedded, Place},
@@ -111,15 +114,15 @@ pub struct StackArgs {
     /// The Personalize campaign to ask; needed with --recommender personalize
     #[arg(long, env = "TOUCHLINE_CAMPAIGN_ARN", value_name = "ARN")]
     pub campaign_arn: Option<String>,
-    /// Items of a ranking, 1 to 500; the demo's whole catalog has 40, and with fewer some fans' slots
-    /// stay empty
+    /// Items that the recommender is asked for: 1 to 500, or `all`, which is as many as the catalog
+    /// has, 500 at most; with fewer, slots whose items all rank below stay empty
     #[arg(
         long,
         env = "TOUCHLINE_NUM_RESULTS",
-        default_value_t = 40,
-        value_name = "COUNT"
+        default_value_t = NumResults::All,
+        value_name = "COUNT|all"
     )]
-    pub num_results: u32,
+    pub num_results: NumResults,
     /// Interactions that the embedded ranker learns from, a CSV file in Personalize's schema with
     /// context columns [default: interactions.csv in the data folder, where the demo's are written
     /// if there is none]

@@ -46,8 +46,8 @@ impl Api {
         let Situation {
             context, standing, ..
         } = self.sets.situation(&batch.seen);
-        let num_results = self.sets.num_results(batch.num_results);
         let refinement = self.sets.refinement(batch.refinement);
+        let num_results = self.sets.num_results(batch.num_results, &refinement);
         let lookups = batch
             .consumer_ids
             .into_iter()

@@ -56,12 +56,13 @@ impl ComponentService for Api {
             }
             Given::Context(context) => (None, standing::Situation::alone(context)),
         };
+        let refinement = self.sets.refinement(asked.refinement);
         let lookup = Lookup {
             query: Query {
                 consumer_id: asked.consumer_id,
                 context: situation.context,
-                num_results: self.sets.num_results(asked.num_results),
-                refinement: self.sets.refinement(asked.refinement),
+                num_results: self.sets.num_results(asked.num_results, &refinement),
+                refinement,
             },
             deadline: deadline.at,
             priority: Priority::Caller,
@@ -222,12 +223,13 @@ impl Api {
             return Ok(None);
         };
         let situation = self.sets.situation(seen);
+        let refinement = self.sets.refinement(None);
         let lookup = Lookup {
             query: Query {
                 consumer_id,
                 context: situation.context,
-                num_results: self.sets.num_results(0),
-                refinement: self.sets.refinement(None),
+                num_results: self.sets.num_results(0, &refinement),
+                refinement,
             },
             deadline: at,
             priority,

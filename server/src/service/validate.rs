@@ -10,14 +10,14 @@ use touchline_proto::v1;
 use super::convert;
 use crate::{
     error::{Error, Violation},
-    recommend::refinement::{
-        CONTEXT_KEY_CHARACTERS_MAX, CONTEXT_KEYS_MAX, CONTEXT_VALUE_CHARACTERS_MAX, Refinement,
-        is_name,
+    recommend::{
+        NUM_RESULTS_MAX,
+        refinement::{
+            CONTEXT_KEY_CHARACTERS_MAX, CONTEXT_KEYS_MAX, CONTEXT_VALUE_CHARACTERS_MAX, Refinement,
+            is_name,
+        },
     },
 };
-
-/// Items that can be asked for at once (Personalize, GetRecommendations, `numResults`).
-const NUM_RESULTS_MAX: u32 = 500;
 
 /// Violations that are told: they travel in an HTTP header, whose size clients limit.
 const VIOLATIONS_MAX: usize = 16;

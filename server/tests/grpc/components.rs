@@ -1,11 +1,13 @@
 //! GetComponents: by event and by context, what it refuses, and how a failing recommender looks.
 
+use std::time::Duration;
+
 use tonic::Code;
 use touchline_proto::v1::{
     Component, ComponentSet, Freshness, GetComponentsRequest, Origin,
     component_service_client::ComponentServiceClient,
 };
-use touchline_server::ServerArgs;
+use touchline_server::{ServerArgs, config::NumResults};
 
 use crate::{
     harness::{
@@ -71,6 +73,39 @@ async fn a_set_is_the_moderated_ranking_of_the_events_newest_state() {
         question["context"],
         serde_json::json!({"MATCH_EVENT": "GOAL", "SCORE_DIFFERENCE": "1"})
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn all_results_are_as_many_as_the_catalog_has_and_grow_with_it() {
+    let standin = Standin::with_items(&["a1"]).await;
+    let args = ServerArgs {
+        num_results: NumResults::All,
+        catalog_refresh: Duration::from_secs(1),
+        ..asking(&standin)
+    };
+    let server = Server::with(args).await;
+    let asked = |place: usize| standin.asked.lock().unwrap()[place]["numResults"].clone();
+    get(&server, by_context("fan", &[])).await;
+    assert_eq!(asked(0), 6);
+    let mut said = by_context("fan", &[]);
+    said.num_results = 2;
+    get(&server, said).await;
+    assert_eq!(asked(1), 2);
+
+    let new = [item("d1", "GENERAL")];
+    let store = &server.tables.store;
+    store.put_items(&new, &[], &|_| {}).await.unwrap();
+    until(|| async {
+        get(&server, by_context("fan", &[])).await;
+        standin
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|call| call["numResults"] == 7)
+    })
+    .await;
     server.stop().await;
 }
 

@@ -57,6 +57,20 @@ async fn events_are_written_read_listed_and_deleted() {
 }
 
 #[tokio::test]
+async fn every_slot_of_every_demo_fan_is_filled() {
+    let local = Local::start(None, &["--no-replay"]).await;
+    let put = ["event", "put", "1", "match_event=GOAL"];
+    local.ask(&put).await.worked();
+    for consumer in touchline_cli::demo::consumers() {
+        let id = consumer.consumer_id.as_str();
+        let mut watch = local.follow(&["watch", "1", "--consumer", id, "--json"]);
+        let shown = watch.json().await;
+        let components = shown["component_set"]["components"].as_array();
+        assert_eq!(components.map(Vec::len), Some(4), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn a_refused_request_names_the_field() {
     let local = Local::start(None, &["--no-replay"]).await;
     let id = "x".repeat(257);

@@ -34,6 +34,10 @@ async fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
         (&["event", "put", "1", "GOAL"], "NAME=VALUE"),
         (&["--speed", "0"], "0.1 to 100,000"),
         (&["--grpc-port", "70000"], "70000"),
+        (
+            &["--num-results", "501"],
+            "'501' for '--num-results <COUNT|all>': 1 to 500 is accepted, or `all`",
+        ),
         (&["replay"], "FILE"),
         (
             &["fan", "diego", "--protocol", "3"],
