@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt};
 use tokio::time::Instant;
 use touchline_store::{
     event::{Context, EventState},
-    ids::EventId,
+    ids::{ConsumerId, EventId},
 };
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     moderation::{Moderation, Occasion},
     recommend::{
         Origin, Ranking,
+        prefetch::{Asking, Prefetcher},
         refinement::{CONTEXT_VALUE_CHARACTERS_MAX, NUM_RESULTS_WITH_METADATA_MAX, Refinement},
         serving::{Chunk, Freshness, Later, Lookup, Rankings, Served},
         standing::{Situation, Standings},
@@ -56,6 +57,7 @@ pub struct Sets {
     /// Of questions that name none of their own.
     refinement: Arc<Refinement>,
     standings: Standings,
+    prefetcher: Option<Arc<Prefetcher>>,
     counters: Arc<Counters>,
 }
 
@@ -78,8 +80,15 @@ impl Sets {
             num_results_default,
             refinement: Arc::new(refinement),
             standings: Standings::default(),
+            prefetcher: None,
             counters,
         }
+    }
+
+    /// Rankings are asked for before anybody needs them.
+    pub fn ahead(mut self, prefetcher: Prefetcher) -> Self {
+        self.prefetcher = Some(Arc::new(prefetcher));
+        self
     }
 
     /// The catalog that sets are made of.
@@ -113,13 +122,36 @@ impl Sets {
     pub fn situation(&self, seen: &Seen) -> Situation {
         let context = self.context(&seen.state);
         let event_id = &seen.state.event_id;
-        self.standings
-            .observe(event_id, seen.position.as_ref(), context)
+        let position = seen.position.as_ref();
+        let situation = self.standings.observe(event_id, position, context);
+        if let (Some(prefetcher), Some(replaced)) = (&self.prefetcher, &situation.replaced) {
+            let refinement = self.refinement(None);
+            let asking = Asking {
+                num_results: self.num_results(0, &refinement),
+                refinement,
+            };
+            prefetcher.changed(event_id, replaced, &situation, asking);
+        }
+        situation
+    }
+
+    /// These consumers are shown an event's state, so that its next one may concern them too.
+    pub fn note<'a>(
+        &self,
+        event_id: &EventId,
+        consumers: impl IntoIterator<Item = &'a ConsumerId>,
+    ) {
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.note(event_id, consumers);
+        }
     }
 
     /// An event is over.
     pub fn ended(&self, event_id: &EventId) {
         self.standings.end(event_id);
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.ended(event_id);
+        }
     }
 
     /// How many items a recommender is asked for; 0 means the default.

@@ -125,13 +125,22 @@ impl Alone {
         Ok(answer.into_inner().component_set.unwrap())
     }
 
-    /// The answer of each consumer, in their order: item ids by type, or a code.
+    /// The answer of each consumer at the goal, in their order: item ids by type, or a code.
     pub async fn batch(
         &self,
         consumer_ids: &[String],
     ) -> Vec<Result<BTreeMap<String, String>, i32>> {
+        self.batch_in(goal(), consumer_ids).await
+    }
+
+    /// The same in another state.
+    pub async fn batch_in(
+        &self,
+        state: EventState,
+        consumer_ids: &[String],
+    ) -> Vec<Result<BTreeMap<String, String>, i32>> {
         let request = BatchGetComponentsRequest {
-            state: Some(goal()),
+            state: Some(state),
             consumer_ids: consumer_ids.to_vec(),
             num_results: 0,
             ..Default::default()
@@ -213,6 +222,14 @@ pub fn goal() -> EventState {
             .collect(),
         ..EventState::default()
     }
+}
+
+/// The same with another `match_event`.
+pub fn state(match_event: &str) -> EventState {
+    let mut state = goal();
+    let event = "match_event".to_owned();
+    state.attributes.insert(event, match_event.to_owned());
+    state
 }
 
 /// The slot of an item.

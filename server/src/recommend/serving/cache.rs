@@ -40,6 +40,8 @@ pub(super) struct Answer {
     pub(super) given_at: Instant,
     /// The recommender's generation when it was asked.
     pub(super) generation: u64,
+    /// Whether it was asked for before anybody needed it.
+    pub(super) is_prefetched: bool,
 }
 
 impl Answer {
@@ -110,6 +112,7 @@ mod tests {
             }),
             given_at: Instant::now(),
             generation: 0,
+            is_prefetched: false,
         };
         assert!(weigh(&key, &answer) >= 440);
     }

@@ -223,6 +223,7 @@ impl Flights {
             return Err((RecommendError::Unavailable(paused), None));
         }
         token.spend();
+        let is_prefetched = flight.rank.get() == Priority::Prefetch;
         let generation = self.recommender.generation();
         let asking = self.counters.recommender.asking(1);
         let answers = self.recommender.rank(std::slice::from_ref(query)).await;
@@ -235,6 +236,7 @@ impl Flights {
             ranking: Arc::new(ranking),
             given_at: Instant::now(),
             generation,
+            is_prefetched,
         });
         answer.map_err(|error| self.failed(error)).inspect(|_| {
             self.somebody_is_there();
