@@ -70,7 +70,7 @@ async fn a_fan_costs_one_call_whichever_replica_comes_or_goes_and_one_more_only_
         })
     };
     let client = Client::connect_resolving("http://touchline-server:50051", resolve).unwrap();
-    let fans = consumers(200);
+    let fans = consumers(100);
 
     ask(&client, &fans).await;
     ask(&client, &fans).await;

@@ -127,6 +127,10 @@ pub struct ServingArgs {
         value_enum
     )]
     pub fallback: Vec<Source>,
+    /// Whether the embedded ranker and what is popular, which know no filters, may answer a question
+    /// that has one; without it such a question has its cohort's answer or none
+    #[arg(long, env = "TOUCHLINE_FALLBACK_UNFILTERED")]
+    pub fallback_unfiltered: bool,
     /// Columns of --users that make a cohort, separated by commas, 1 to 8
     #[arg(
         long,
@@ -159,6 +163,7 @@ impl Default for ServingArgs {
             follow_up: true,
             prefetch_contexts: PREFETCH_CONTEXTS,
             fallback: vec![Source::Cohort, Source::Embedded, Source::Popular],
+            fallback_unfiltered: false,
             cohort_columns: [AGE, GENDER, COUNTRY].map(str::to_owned).to_vec(),
         }
     }

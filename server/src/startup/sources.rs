@@ -75,6 +75,7 @@ pub(super) async fn open(
             };
             let fallbacks = Fallbacks {
                 order: args.serving.fallback.clone(),
+                is_unfiltered_allowed: args.serving.fallback_unfiltered,
                 cohorts: users
                     .map(|users| Cohorts::new(users, args.serving.cohort_columns.clone())),
                 embedded: ranker.clone().map(|ranker| ranker as Arc<dyn Recommender>),

@@ -168,7 +168,8 @@ impl Remote {
         asked_at: Instant,
     ) -> Result<Served, RecommendError> {
         let cohort = self.fallbacks.cohort(&lookup.query.consumer_id);
-        let plan = self.fallbacks.plan(cohort.as_ref());
+        let is_filtered = lookup.query.refinement.filter.is_some();
+        let plan = self.fallbacks.plan(cohort.as_ref(), is_filtered);
         let mut claim = match claim {
             Ok(claim) if plan.is_empty() => return own(claim, asked_at, lookup.deadline).await,
             Ok(claim) => Ok(claim),
