@@ -229,6 +229,7 @@ mod tests {
             rank,
             score: 0.5,
             attributes: [("item_label".to_owned(), "L\"1".to_owned())].into(),
+            ..Component::default()
         }
     }
 

@@ -8,7 +8,7 @@ use touchline_store::ids::ItemId;
 
 use crate::{
     catalog::{Catalog, CatalogItem},
-    recommend::RankedItem,
+    recommend::{Details, RankedItem},
 };
 
 pub mod history;
@@ -27,6 +27,8 @@ pub struct Component {
     pub rank: u32,
     /// The recommender's score, where it gave one.
     pub score: Option<f64>,
+    /// What else it says of the item.
+    pub details: Option<Arc<Details>>,
 }
 
 /// An item that is not shown.
@@ -118,6 +120,7 @@ impl Walk<'_> {
                         item: item.clone(),
                         rank,
                         score: ranked.and_then(|(_, ranked)| ranked.score),
+                        details: ranked.and_then(|(_, ranked)| ranked.details.clone()),
                     });
                     return;
                 }

@@ -6,9 +6,15 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::ValueEnum;
 use touchline_store::event::DEFAULT_CONTEXT_KEYS;
 
-use crate::recommend::{personalize::PersonalizeConfig, serving::RemoteLimits};
+use self::serving::ServingArgs;
+use crate::recommend::{
+    personalize::{PersonalizeConfig, Target},
+    refinement::{CONTEXT_KEY_CHARACTERS_MAX, CONTEXT_KEYS_MAX, is_name},
+    serving::RemoteLimits,
+};
 
 mod num_results;
+pub mod serving;
 
 pub use num_results::NumResults;
 
@@ -55,8 +61,8 @@ pub struct ServerArgs {
         value_enum
     )]
     pub recommender: RecommenderKind,
-    /// Interactions that the embedded ranker learns from, a CSV file in Personalize's schema with
-    /// context columns [default: none]
+    /// Interactions that the embedded ranker learns from, also where it stands in for Personalize: a
+    /// CSV file in Personalize's schema with context columns [default: none]
     #[arg(long, env = "TOUCHLINE_INTERACTIONS", value_name = "FILE")]
     pub interactions: Option<PathBuf>,
     /// File that keeps what RecordInteractions is told, for the embedded ranker; its folder must be
@@ -72,7 +78,8 @@ pub struct ServerArgs {
         value_name = "COUNT"
     )]
     pub feedback_max: usize,
-    /// The Personalize campaign to ask; needed with --recommender personalize
+    /// The Personalize campaign to ask; this or --recommender-arn is needed with --recommender
+    /// personalize
     #[arg(long, env = "TOUCHLINE_CAMPAIGN_ARN", value_name = "ARN")]
     pub campaign_arn: Option<String>,
     /// Region of the campaign [default: the one that its ARN names]
@@ -88,7 +95,7 @@ pub struct ServerArgs {
     #[arg(
         long,
         env = "TOUCHLINE_PERSONALIZE_CONCURRENCY",
-        default_value_t = 64,
+        default_value_t = 256,
         value_name = "COUNT"
     )]
     pub personalize_concurrency: usize,
@@ -180,6 +187,9 @@ pub struct ServerArgs {
     /// On shutdown, calls have this long to end, at most 10m
     #[arg(long, env = "TOUCHLINE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain: Duration,
+    #[command(flatten)]
+    /// How Personalize is asked, and what stands in for it.
+    pub serving: ServingArgs,
 }
 
 impl Default for ServerArgs {
@@ -197,7 +207,7 @@ impl Default for ServerArgs {
             personalize_region: None,
             personalize_endpoint: None,
             personalize_timeout: Duration::from_secs(1),
-            personalize_concurrency: 64,
+            personalize_concurrency: 256,
             ranking_ttl: Duration::from_secs(30),
             ranking_cache_bytes: 64 << 20,
             num_results: NumResults::Count(10),
@@ -212,6 +222,7 @@ impl Default for ServerArgs {
             max_watches: 10_000,
             max_connections: 10_000,
             drain: Duration::from_secs(10),
+            serving: ServingArgs::default(),
         }
     }
 }
@@ -258,6 +269,12 @@ impl ServerArgs {
         count("--max-connections", self.max_connections, 1_000_000)?;
         self.validate_context_keys()?;
         self.validate_files()?;
+        let count = match self.num_results {
+            NumResults::Count(count) => count as usize,
+            // Asks for no more than may be asked for with metadata.
+            NumResults::All => 1,
+        };
+        self.serving.validate(count)?;
         if self.recommender == RecommenderKind::Personalize {
             self.personalize()?;
         }
@@ -265,9 +282,11 @@ impl ServerArgs {
     }
 
     fn validate_context_keys(&self) -> Result<(), InvalidFlag> {
+        count("--context-keys", self.context_keys.len(), CONTEXT_KEYS_MAX)?;
         for key in &self.context_keys {
-            if key.is_empty() || *key != key.to_uppercase() {
-                let accepted = "keys in upper case, separated by commas, such as MATCH_EVENT";
+            if !is_name(key, CONTEXT_KEY_CHARACTERS_MAX) || *key != key.to_uppercase() {
+                let accepted = "keys in upper case, separated by commas, such as MATCH_EVENT; at \
+                                most 150 letters, digits and _ each";
                 return Err(refuse("--context-keys", key, accepted));
             }
         }
@@ -304,17 +323,7 @@ impl ServerArgs {
 
     /// How Personalize is reached, checked.
     pub(crate) fn personalize(&self) -> Result<PersonalizeConfig, InvalidFlag> {
-        let example = "arn:aws:personalize:REGION:ACCOUNT:campaign/NAME";
-        let campaign_arn = self.campaign_arn.clone().unwrap_or_default();
-        let parts: Vec<_> = campaign_arn.splitn(6, ':').collect();
-        let ["arn", _, "personalize", region, _, resource] = parts[..] else {
-            let accepted = format!("{example} is needed with --recommender personalize");
-            return Err(refuse("--campaign-arn", campaign_arn, accepted));
-        };
-        if !resource.starts_with("campaign/") || region.is_empty() {
-            let accepted = format!("{example} is accepted");
-            return Err(refuse("--campaign-arn", campaign_arn, accepted));
-        }
+        let target = self.target()?;
         if let Some(endpoint) = &self.personalize_endpoint {
             let uri = endpoint.parse::<http::Uri>().ok();
             if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
@@ -326,10 +335,41 @@ impl ServerArgs {
             region: self
                 .personalize_region
                 .clone()
-                .unwrap_or_else(|| region.to_owned()),
-            campaign_arn: campaign_arn.clone(),
+                .unwrap_or_else(|| target.region().to_owned()),
+            target,
             endpoint: self.personalize_endpoint.clone(),
             timeout: self.personalize_timeout,
+        })
+    }
+
+    /// What is asked: by the file, if one is given, otherwise by the ARN.
+    fn target(&self) -> Result<Target, InvalidFlag> {
+        if let Some(path) = &self.serving.campaign_file {
+            let arn = std::fs::read_to_string(path).unwrap_or_default();
+            return Target::parse(arn.trim()).ok_or_else(|| {
+                let accepted = "a file that holds one ARN, of a campaign or of a recommender";
+                refuse("--campaign-file", path.display(), accepted)
+            });
+        }
+        let (flag, example, arn) = match &self.serving.recommender_arn {
+            Some(arn) => ("--recommender-arn", "recommender/NAME", arn.clone()),
+            None => {
+                let arn = self.campaign_arn.clone().unwrap_or_default();
+                ("--campaign-arn", "campaign/NAME", arn)
+            }
+        };
+        let example = format!("arn:aws:personalize:REGION:ACCOUNT:{example}");
+        let target = Target::parse(&arn);
+        let is_kind = |target: &Target| {
+            let recommender = matches!(target, Target::Recommender(_));
+            recommender == self.serving.recommender_arn.is_some()
+        };
+        target.filter(is_kind).ok_or_else(|| {
+            let accepted = match arn.is_empty() {
+                true => format!("{example} is needed with --recommender personalize"),
+                false => format!("{example} is accepted"),
+            };
+            refuse(flag, arn, accepted)
         })
     }
 
@@ -338,6 +378,10 @@ impl ServerArgs {
             time_to_live: self.ranking_ttl,
             cache_bytes: self.ranking_cache_bytes,
             concurrency: self.personalize_concurrency,
+            stale_for: self.serving.ranking_stale,
+            per_second: f64::from(self.serving.personalize_tps),
+            patience: self.serving.patience,
+            late: self.serving.late_answers,
         }
     }
 }
@@ -426,6 +470,42 @@ mod tests {
             (
                 &["--feedback-max", "0"],
                 "--feedback-max 0: 1 to 10000000 is accepted",
+            ),
+            (
+                &["--personalize-tps", "0"],
+                "--personalize-tps 0: 1 to 100000",
+            ),
+            (&["--patience", "0s"], "--patience 0s: 1ms to 30s"),
+            (&["--ranking-stale", "2days"], "--ranking-stale 2days: 0s"),
+            (&["--late-answers", "1h"], "--late-answers 1h: 0s to 10m"),
+            (
+                &["--fallback", "none,popular"],
+                "--fallback [none, popular]: each of",
+            ),
+            (
+                &["--fallback", "popular,popular"],
+                "--fallback [popular, popular]: each of",
+            ),
+            (
+                &["--campaign-file", "/no/such"],
+                "--campaign-file /no/such: a file",
+            ),
+            (
+                &["--filter-arn", "arn:aws:s3:::x"],
+                "--filter-arn arn:aws:s3:::x: an ARN",
+            ),
+            (
+                &["--num-results", "51", "--metadata-columns", "LABEL"],
+                "--num-results 51: is 51; at most 50",
+            ),
+            (
+                &[
+                    "--recommender",
+                    "personalize",
+                    "--recommender-arn",
+                    "arn:aws:personalize:eu-west-1:1:campaign/x",
+                ],
+                "--recommender-arn arn:aws:personalize:eu-west-1:1:campaign/x: arn:",
             ),
             (
                 &["--interactions", "/no/such"],

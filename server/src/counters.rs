@@ -7,6 +7,10 @@ use touchline_runtime::metrics::{self, Age, Gauge, Histogram, Registry};
 
 use crate::recommend::{Ranking, RecommendError};
 
+mod serving;
+
+pub use serving::{BudgetCounters, ServingCounters};
+
 /// From what the embedded ranker takes for a batch to the longest time that Personalize is given.
 const RECOMMENDER_BOUNDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -35,8 +39,8 @@ pub struct Counters {
     pub calls_shed: Counter,
     /// Connections turned away because too many were open.
     pub connections_shed: Counter,
-    /// Rankings that were served, by where they came from.
-    pub rankings: Rankings,
+    /// What happens on the way from a question to its ranking.
+    pub serving: ServingCounters,
     /// Questions to the recommender.
     pub recommender: Recommender,
     /// Watches of events that are open.
@@ -55,7 +59,7 @@ impl Counters {
     /// All at zero.
     pub fn new(registry: &mut Registry) -> Self {
         Self {
-            rankings: Rankings::new(registry),
+            serving: ServingCounters::new(registry),
             recommender: Recommender::new(registry),
             dropped: Dropped::new(registry),
             context_keys_missing: counter(
@@ -187,43 +191,21 @@ impl Dropped {
     }
 }
 
-/// Rankings that were served.
-#[derive(Debug)]
-pub struct Rankings {
-    /// Asked for by this very request.
-    pub live: Counter,
-    /// From the cache.
-    pub cached: Counter,
-    /// Asked for by an equal request at the same moment.
-    pub coalesced: Counter,
-}
-
-impl Rankings {
-    fn new(registry: &mut Registry) -> Self {
-        let [live, cached, coalesced] = registry.counters(
-            "rankings",
-            "Rankings that were served: live (this request asked the recommender), cached, or coalesced \
-             (an equal request at the same moment asked it)",
-            "source",
-            ["live", "cached", "coalesced"],
-        );
-        Self {
-            live: Counter(live),
-            cached: Counter(cached),
-            coalesced: Counter(coalesced),
-        }
-    }
-}
-
 /// Questions to the recommender.
 #[derive(Debug)]
 pub struct Recommender {
-    answered: Counter,
-    throttled: Counter,
-    timed_out: Counter,
-    unavailable: Counter,
-    refused: Counter,
-    abandoned: Counter,
+    /// Answered.
+    pub answered: Counter,
+    /// It asked for fewer.
+    pub throttled: Counter,
+    /// No answer in time.
+    pub timed_out: Counter,
+    /// It could not be reached, or failed.
+    pub unavailable: Counter,
+    /// It never answers that.
+    pub refused: Counter,
+    /// Nobody waited any longer.
+    pub abandoned: Counter,
     duration: Histogram,
 }
 
@@ -313,7 +295,7 @@ impl Drop for Asking<'_> {
 }
 
 /// One count.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Counter(metrics::Counter);
 
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {

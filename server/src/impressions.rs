@@ -112,6 +112,7 @@ mod tests {
         let ranking = [RankedItem {
             item_id,
             score: None,
+            details: None,
         }];
         let state = StateKey::of(&Version::from_text(state.to_string()));
         let event_id = EventId::new("1").unwrap();

@@ -1,7 +1,7 @@
 //! The recommender port: who is asked for a ranking, and what comes back. How a ranking is served
 //! (cached, coalesced, bounded) is [`serving`]; a recommender knows nothing of that.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use touchline_store::{
@@ -9,9 +9,19 @@ use touchline_store::{
     ids::{ConsumerId, EventId, ItemId},
 };
 
+use self::refinement::Refinement;
+
+pub mod breaker;
+pub mod budget;
+pub mod campaign;
+pub mod cohort;
 pub mod embedded;
 pub mod personalize;
+pub mod popular;
+pub mod refinement;
+pub mod replicas;
 pub mod serving;
+pub mod standing;
 
 /// Items that can be asked for at once (Personalize, GetRecommendations, `numResults`).
 pub const NUM_RESULTS_MAX: u32 = 500;
@@ -25,6 +35,8 @@ pub struct Query {
     pub context: Arc<Context>,
     /// How many items at most.
     pub num_results: usize,
+    /// Filter, promotion and metadata columns.
+    pub refinement: Arc<Refinement>,
 }
 
 /// The recommender's ordered answer. An empty one is an answer, not a failure.
@@ -45,6 +57,19 @@ pub struct RankedItem {
     pub item_id: ItemId,
     /// From 0 to 1, where the recommender gives scores.
     pub score: Option<f64>,
+    /// What else it says; `None` when that is nothing.
+    pub details: Option<Arc<Details>>,
+}
+
+/// What a recommender may say of an item beside its score.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Details {
+    /// Why it is there.
+    pub reasons: Vec<String>,
+    /// The promotion that brought it.
+    pub promotion: Option<String>,
+    /// The metadata columns that were asked for.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// Where a ranking came from.
@@ -52,8 +77,32 @@ pub struct RankedItem {
 pub enum Origin {
     /// Amazon Personalize, for this consumer.
     Personalize,
+    /// Amazon Personalize, for the consumer's cohort.
+    Cohort,
     /// The embedded contextual ranker.
     Embedded,
+    /// What is popular, regardless of the consumer.
+    Popular,
+}
+
+impl Origin {
+    /// All of them, the best first.
+    pub const ALL: [Self; 4] = [
+        Self::Personalize,
+        Self::Cohort,
+        Self::Embedded,
+        Self::Popular,
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Personalize => "personalize",
+            Self::Cohort => "cohort",
+            Self::Embedded => "embedded",
+            Self::Popular => "popular",
+        }
+    }
 }
 
 /// What one consumer did with one item.
@@ -118,4 +167,14 @@ pub trait Recommender: fmt::Debug + Send + Sync {
     /// Learns from what consumers did. When it returns, the interactions outlive a crash of this
     /// process (where the recommender keeps any).
     async fn record(&self, interactions: &[Interaction]) -> Result<Recorded, RecommendError>;
+
+    /// Whether it knows filters, promotions and metadata columns.
+    fn refines(&self) -> bool {
+        false
+    }
+
+    /// Rises when answers given before are out of date: another campaign is asked.
+    fn generation(&self) -> u64 {
+        0
+    }
 }

@@ -15,6 +15,7 @@ mod batch;
 mod components;
 pub(crate) mod convert;
 mod events;
+mod explain;
 mod feedback;
 mod validate;
 
@@ -27,6 +28,7 @@ pub(crate) struct Api {
     pub(crate) batches: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
     pub(crate) default_deadline: std::time::Duration,
+    pub(crate) follow_up: bool,
     pub(crate) shutdown: CancellationToken,
 }
 

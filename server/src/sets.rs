@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
-use touchline_store::event::{Context, EventState};
+use touchline_store::{
+    event::{Context, EventState},
+    ids::EventId,
+};
 
 use crate::{
     catalog::{Catalog, CatalogCache},
@@ -15,20 +18,21 @@ use crate::{
     error::Error,
     moderation::{Moderation, Occasion},
     recommend::{
-        Origin, Query,
-        serving::{Chunk, Freshness, Rankings, Served},
+        Origin, Ranking,
+        refinement::{CONTEXT_VALUE_CHARACTERS_MAX, NUM_RESULTS_WITH_METADATA_MAX, Refinement},
+        serving::{Chunk, Freshness, Later, Lookup, Rankings, Served},
+        standing::{Situation, Standings},
     },
     watch::Seen,
 };
-
-/// Characters of a context's key or value (Personalize, GetRecommendations, `context`).
-pub(crate) const CONTEXT_CHARACTERS_MAX: usize = 1_000;
 
 /// One consumer's components, and where they come from.
 #[derive(Debug, Clone)]
 pub struct Decided {
     /// What is shown.
     pub moderated: Moderated,
+    /// What it was made of.
+    pub ranking: Arc<Ranking>,
     /// The recommender's name for its answer.
     pub recommendation_id: Option<String>,
     /// Where the ranking came from.
@@ -37,6 +41,8 @@ pub struct Decided {
     pub freshness: Freshness,
     /// Time since the recommender gave it.
     pub age: Duration,
+    /// The recommender's own answer, should it still come.
+    pub later: Option<Later>,
 }
 
 /// Decides component sets.
@@ -47,6 +53,9 @@ pub struct Sets {
     moderation: Moderation,
     context_keys: Vec<String>,
     num_results_default: NumResults,
+    /// Of questions that name none of their own.
+    refinement: Arc<Refinement>,
+    standings: Standings,
     counters: Arc<Counters>,
 }
 
@@ -58,6 +67,7 @@ impl Sets {
         moderation: Moderation,
         context_keys: Vec<String>,
         num_results_default: NumResults,
+        refinement: Refinement,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
@@ -66,6 +76,8 @@ impl Sets {
             moderation,
             context_keys,
             num_results_default,
+            refinement: Arc::new(refinement),
+            standings: Standings::default(),
             counters,
         }
     }
@@ -73,6 +85,11 @@ impl Sets {
     /// The catalog that sets are made of.
     pub fn catalog(&self) -> &CatalogCache {
         &self.catalog
+    }
+
+    /// Where it is counted what happens.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Where rankings come from.
@@ -85,55 +102,85 @@ impl Sets {
     /// for everybody).
     pub fn context(&self, state: &EventState) -> Context {
         let mut context = state.context(&self.context_keys);
-        context.retain(|_, value| value.chars().nth(CONTEXT_CHARACTERS_MAX).is_none());
+        context.retain(|_, value| value.chars().nth(CONTEXT_VALUE_CHARACTERS_MAX).is_none());
         let missing = self.context_keys.len() - context.len();
         self.counters.context_keys_missing.add(missing);
         context
     }
 
+    /// What an event's state means to the recommender. Work for the state that it replaces is
+    /// dropped.
+    pub fn situation(&self, seen: &Seen) -> Situation {
+        let context = self.context(&seen.state);
+        let event_id = &seen.state.event_id;
+        self.standings
+            .observe(event_id, seen.position.as_ref(), context)
+    }
+
+    /// An event is over.
+    pub fn ended(&self, event_id: &EventId) {
+        self.standings.end(event_id);
+    }
+
     /// How many items a recommender is asked for; 0 means the default.
-    pub fn num_results(&self, wanted: u32) -> usize {
-        match wanted {
-            0 => {
-                let items = self.catalog.current().map_or(0, |catalog| catalog.len());
-                self.num_results_default.of(items)
-            }
-            wanted => wanted as usize,
+    pub fn num_results(&self, wanted: u32, refinement: &Refinement) -> usize {
+        if wanted > 0 {
+            return wanted as usize;
+        }
+        let items = self.catalog.current().map_or(0, |catalog| catalog.len());
+        let default = self.num_results_default.of(items);
+        match refinement.metadata_columns.is_empty() {
+            true => default,
+            false => default.min(NUM_RESULTS_WITH_METADATA_MAX),
         }
     }
 
+    /// What a recommender is asked to leave out, to promote and to tell; `None` means the default.
+    pub fn refinement(&self, wanted: Option<Refinement>) -> Arc<Refinement> {
+        wanted.map_or_else(|| self.refinement.clone(), Arc::new)
+    }
+
     /// One consumer's set; `seen` is the event's state, if it was one that decides.
-    pub async fn decide(
-        &self,
-        query: Query,
-        seen: Option<&Seen>,
-        deadline: Instant,
-    ) -> Result<Decided, Error> {
+    pub async fn decide(&self, lookup: Lookup, seen: Option<&Seen>) -> Result<Decided, Error> {
         let catalog = self.catalog.current()?;
+        let query = &lookup.query;
         let (consumer_id, context) = (query.consumer_id.clone(), query.context.clone());
-        let served = self.rankings.rank(query, deadline).await?;
+        let served = self.rankings.rank(lookup).await?;
         let occasion = Occasion {
             consumer_id: &consumer_id,
             context: &context,
             seen,
         };
-        Ok(self.moderated(&served, &catalog, occasion))
+        Ok(self.moderated(served, &catalog, occasion))
     }
 
-    /// Many consumers' sets in one state of an event, as they are ready: each with its place in `queries`, exactly once. All
-    /// are made of one state of the catalog.
+    /// The set that the recommender's own answer makes, should it still come; `None` otherwise.
+    pub async fn later(&self, later: &mut Later, occasion: Occasion<'_>) -> Option<Decided> {
+        let served = later.answer().await?;
+        let catalog = self.catalog.current().ok()?;
+        Some(self.moderated(served, &catalog, occasion))
+    }
+
+    /// Many consumers' sets in one state of an event, as they are ready: each with its place in
+    /// `lookups`, exactly once. All are made of one state of the catalog. `seen` is the state in
+    /// which they are shown, if they are.
     pub fn decide_all(
         self: Arc<Self>,
-        queries: Vec<Query>,
-        seen: Arc<Seen>,
+        lookups: Vec<Lookup>,
+        seen: Option<Arc<Seen>>,
         deadline: Instant,
     ) -> Result<impl Stream<Item = Chunk<Decided>>, Error> {
         let catalog = self.catalog.current()?;
-        let asked: Vec<_> = queries
+        let asked: Vec<_> = lookups
             .iter()
-            .map(|query| (query.consumer_id.clone(), query.context.clone()))
+            .map(|lookup| {
+                (
+                    lookup.query.consumer_id.clone(),
+                    lookup.query.context.clone(),
+                )
+            })
             .collect();
-        let served = self.rankings.clone().rank_all(queries, deadline);
+        let served = self.rankings.clone().rank_all(lookups, deadline);
         Ok(served.map(move |chunk| {
             chunk
                 .into_iter()
@@ -142,17 +189,17 @@ impl Sets {
                     let occasion = Occasion {
                         consumer_id,
                         context,
-                        seen: Some(&seen),
+                        seen: seen.as_deref(),
                     };
-                    let decide = |served| self.moderated(&served, &catalog, occasion);
+                    let decide = |served| self.moderated(served, &catalog, occasion);
                     (index, served.map(decide))
                 })
                 .collect()
         }))
     }
 
-    fn moderated(&self, served: &Served, catalog: &Catalog, occasion: Occasion<'_>) -> Decided {
-        let ranking = &served.ranking;
+    fn moderated(&self, served: Served, catalog: &Catalog, occasion: Occasion<'_>) -> Decided {
+        let ranking = served.ranking;
         let moderated = self.moderation.moderate(&ranking.items, catalog, occasion);
         // What is pinned may name an item that is long gone, or not there yet.
         let is_news = moderated
@@ -165,9 +212,11 @@ impl Sets {
         Decided {
             moderated,
             recommendation_id: ranking.recommendation_id.clone(),
-            origin: ranking.origin,
+            origin: served.origin,
             freshness: served.freshness,
             age: served.age,
+            later: served.later,
+            ranking,
         }
     }
 }

@@ -29,7 +29,7 @@ use tracing::Level;
 
 use crate::{
     catalog::CatalogCache,
-    config::{RecommenderKind, ServerArgs},
+    config::ServerArgs,
     counters::Counters,
     impressions::Impressions,
     layers::{
@@ -40,16 +40,15 @@ use crate::{
     metrics::Metrics,
     moderation::Moderation,
     policies::PolicyFile,
-    recommend::{
-        embedded::{EmbeddedConfig, EmbeddedRecommender, FeedbackConfig},
-        personalize::PersonalizeRecommender,
-        serving::Rankings,
-    },
     service::Api,
     sets::Sets,
     users::Users,
-    watch::Events,
+    watch::{Change, Events},
 };
+
+mod sources;
+
+use sources::Sources;
 
 /// Largest message that is accepted.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -126,32 +125,58 @@ pub async fn start(
     let (metrics, registry) = Metrics::new();
     let counters = metrics.counters;
     let policies = policies(&args, &counters)?;
-    let moderation = moderation(&args, policies.clone(), &counters).await?;
-    let (catalog, rankings, ranker) = recommender(&args, &store, &counters).await?;
+    let users = users(&args).await?;
+    let impressions = Impressions::new(args.impressions_bytes);
+    let moderation = Moderation::new(
+        policies.clone(),
+        users.clone(),
+        impressions,
+        counters.clone(),
+    );
+    let tasks = TaskTracker::new();
+    let life = sources::Life {
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    };
+    // Boxed, since it holds whole clients of AWS.
+    let opening = Box::pin(sources::open(&args, &store, &counters, users, life));
+    let Sources {
+        catalog,
+        rankings,
+        ranker,
+    } = opening.await?;
     let listener = listen("--listen", args.listen).await?;
     let grpc_address = listener.local_addr()?;
     let observed = listen("--metrics-listen", args.metrics_listen).await?;
     let metrics_address = observed.local_addr()?;
-    let events = Arc::new(Events::new(store.clone(), counters.clone()));
     let sets = Sets::new(
         catalog.clone(),
         rankings,
         moderation,
         args.context_keys.clone(),
         args.num_results,
+        args.serving.refinement(),
         counters.clone(),
     );
+    let sets = Arc::new(sets);
+    let observer = sets.clone();
+    let events = Events::new(store.clone(), counters.clone());
+    let events = events.told(Box::new(move |change| match change {
+        Change::State(seen) => drop(observer.situation(seen)),
+        Change::Ended(event_id) => observer.ended(event_id),
+    }));
+    let events = Arc::new(events);
     let api = Api {
         store: store.clone(),
         events: events.clone(),
-        sets: Arc::new(sets),
+        sets,
         batches: Arc::new(Semaphore::new(args.max_batches)),
         watches: Arc::new(Semaphore::new(args.max_watches)),
         default_deadline: args.default_deadline,
+        follow_up: args.serving.follow_up,
         shutdown: shutdown.clone(),
     };
 
-    let tasks = TaskTracker::new();
     let (health, ready) = (HealthReporter::new(), watch::Sender::new(false));
     let receiver = ready.subscribe();
     set_health(&health, ServingStatus::NotServing).await;
@@ -223,27 +248,16 @@ fn policies(args: &ServerArgs, counters: &Arc<Counters>) -> anyhow::Result<Arc<P
     Ok(Arc::new(policies))
 }
 
-/// What moderation goes by.
-async fn moderation(
-    args: &ServerArgs,
-    policies: Arc<PolicyFile>,
-    counters: &Arc<Counters>,
-) -> anyhow::Result<Moderation> {
-    let users = match args.users.clone() {
-        None => None,
-        Some(path) => {
-            // A large file takes a while, and others share the runtime.
-            let opened = spawn_blocking(move || Users::open(&path)).await;
-            Some(Arc::new(opened.context("--users")?.context("--users")?))
-        }
+/// The users file, read; `None` where there is none.
+async fn users(args: &ServerArgs) -> anyhow::Result<Option<Arc<Users>>> {
+    let Some(path) = args.users.clone() else {
+        return Ok(None);
     };
-    let impressions = Impressions::new(args.impressions_bytes);
-    Ok(Moderation::new(
-        policies,
-        users,
-        impressions,
-        counters.clone(),
-    ))
+    // A large file takes a while, and others share the runtime.
+    let opened = spawn_blocking(move || Users::open(&path)).await;
+    let users = opened.context("--users")?.context("--users")?;
+    tracing::info!(users = users.len(), "read the users file");
+    Ok(Some(Arc::new(users)))
 }
 
 /// Spawns a task that is there until shutdown. Should it end before, in a panic too, the server ends:
@@ -270,47 +284,6 @@ fn is_ready(ready: watch::Receiver<bool>, shutdown: CancellationToken) -> observ
         match *ready.borrow() {
             true => Ok(()),
             false => Err("the tables or the catalog could not be read yet; the log says why"),
-        }
-    })
-}
-
-/// The catalog, what ranks its items, and the ranker where that is this process.
-async fn recommender(
-    args: &ServerArgs,
-    store: &Store,
-    counters: &Arc<Counters>,
-) -> anyhow::Result<(
-    Arc<CatalogCache>,
-    Arc<Rankings>,
-    Option<Arc<EmbeddedRecommender>>,
-)> {
-    let catalog = |on_change| CatalogCache::new(store.clone(), counters.clone(), on_change);
-    Ok(match args.recommender {
-        RecommenderKind::Embedded => {
-            let config = EmbeddedConfig {
-                interactions: args.interactions.clone(),
-                feedback: args.feedback.clone().map(|path| FeedbackConfig {
-                    path,
-                    max: args.feedback_max,
-                }),
-            };
-            // Learning from a large file takes a while, and others share the runtime.
-            let opened = spawn_blocking(move || EmbeddedRecommender::open(&config)).await;
-            let ranker = Arc::new(opened.context("the embedded ranker did not open")??);
-            let rankings = Rankings::direct(ranker.clone(), counters.clone());
-            let learner = ranker.clone();
-            let catalog = catalog(Box::new(move |items| learner.set_items(items)));
-            (Arc::new(catalog), Arc::new(rankings), Some(ranker))
-        }
-        RecommenderKind::Personalize => {
-            let campaign = PersonalizeRecommender::connect(&args.personalize()?).await;
-            let limits = args.remote_limits();
-            let rankings = Rankings::remote(Arc::new(campaign), limits, counters.clone());
-            (
-                Arc::new(catalog(Box::new(|_| {}))),
-                Arc::new(rankings),
-                None,
-            )
         }
     })
 }

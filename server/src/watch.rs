@@ -72,6 +72,19 @@ pub struct Events {
     store: Store,
     counters: Arc<Counters>,
     inner: Mutex<Inner>,
+    observer: Observer,
+}
+
+/// Told of each change that a feed tells.
+pub type OnChange = Box<dyn Fn(&Change) + Send + Sync>;
+
+#[derive(Default)]
+struct Observer(Option<OnChange>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Observer")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -123,7 +136,14 @@ impl Events {
             store,
             counters,
             inner: Mutex::default(),
+            observer: Observer::default(),
         }
+    }
+
+    /// Somebody is told of each change that a feed tells.
+    pub fn told(mut self, on_change: OnChange) -> Self {
+        self.observer = Observer(Some(on_change));
+        self
     }
 
     /// The newest state of an event: from the feed while one is followed, otherwise from the table.
@@ -194,6 +214,9 @@ impl Events {
 
     /// Takes a change from the feed. One that is older than what is known is ignored.
     fn apply(&self, change: Change) {
+        if let Observer(Some(on_change)) = &self.observer {
+            on_change(&change);
+        }
         let mut inner = self.lock();
         match change {
             Change::Ended(event_id) => inner.end(&event_id),

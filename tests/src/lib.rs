@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: fans, AWS clients and processes, all of them real. No
 //! assertion about Touchline's behaviour lives here; those are in `tests/*.rs`.
 
+pub mod alone;
 pub mod calls;
 pub mod dynamodb;
 pub mod fan;

@@ -62,7 +62,16 @@ fn no_label_names_a_person_a_connection_or_an_event() {
     let (_, server) = touchline_server::metrics::Metrics::new();
     let (_, push) = touchline_push::metrics::Metrics::new();
     let allowed = [
-        "code", "method", "outcome", "protocol", "reason", "route", "source",
+        "code",
+        "freshness",
+        "method",
+        "origin",
+        "outcome",
+        "priority",
+        "protocol",
+        "reason",
+        "result",
+        "route",
     ];
     for described in [server, push].iter().flat_map(Registry::described) {
         for label in &described.labels {

@@ -85,6 +85,7 @@ async fn rankings(
 ) -> Vec<Vec<RankedItem>> {
     let queries: Vec<Query> = asked
         .map(|(consumer_id, context)| Query {
+            refinement: Arc::default(),
             consumer_id,
             context,
             num_results: 40,
@@ -126,6 +127,7 @@ fn popularity(learned: &[Tap], judged: &[Tap], cell: Cell) -> Vec<Vec<RankedItem
             .map(|(item_id, weight)| {
                 let count = counts.get(item_id).copied().unwrap_or(0.0);
                 RankedItem {
+                    details: None,
                     item_id: item_id.clone(),
                     score: Some((count + PRIOR * weight / sum) / (total + PRIOR)),
                 }
@@ -282,6 +284,7 @@ async fn micros_a_ranking(ranker: &EmbeddedRecommender, taps: &[Tap]) -> f64 {
         .iter()
         .take(1_000)
         .map(|tap| Query {
+            refinement: Arc::default(),
             consumer_id: tap.consumer_id.clone(),
             context: context.clone(),
             num_results: NUM_RESULTS,

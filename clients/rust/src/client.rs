@@ -128,7 +128,7 @@ impl Client {
                 Situation::Event(event_id) => Asked::EventId(event_id),
                 Situation::Context(values) => Asked::Context(proto::Context { values }),
             }),
-            num_results: 0,
+            ..proto::GetComponentsRequest::default()
         };
         let answer = self.call_replica(consumer_id, request, fails_over, |channel, request| {
             let mut components = components(channel);
@@ -149,7 +149,7 @@ impl Client {
         let request = proto::BatchGetComponentsRequest {
             state: Some(state),
             consumer_ids,
-            num_results: 0,
+            ..proto::BatchGetComponentsRequest::default()
         };
         let end = Instant::now() + deadline;
         let mut parts = replicas::batch(self.replicas.clone(), components, request, end);

@@ -69,6 +69,7 @@ impl ComponentService for Replica {
         let component_set = Some(self.set(&request.into_inner().consumer_id));
         Ok(Response::new(proto::GetComponentsResponse {
             component_set,
+            explanation: None,
         }))
     }
 

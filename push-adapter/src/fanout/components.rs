@@ -14,7 +14,7 @@ use tonic::{
 };
 use touchline_client::replicas::{self, Replicas};
 use touchline_proto::v1::{
-    BatchGetComponentsRequest, BatchGetComponentsResponse, EventState as ProtoState,
+    BatchGetComponentsRequest, BatchGetComponentsResponse, EventState as ProtoState, Purpose,
     component_service_client::ComponentServiceClient, consumer_answer,
 };
 use touchline_store::{
@@ -103,7 +103,8 @@ impl Components {
                 .iter()
                 .map(|consumer| consumer.as_str().to_owned())
                 .collect(),
-            num_results: 0,
+            purpose: Purpose::Push.into(),
+            ..BatchGetComponentsRequest::default()
         };
         let replicas = self.replicas.clone();
         let client = ComponentServiceClient::<Channel>::new;

@@ -89,6 +89,32 @@ impl Registry {
         Pairs { family, labels }
     }
 
+    /// Something that is counted apart by two labels, each pair of whose values is known.
+    pub fn table<const N: usize, const M: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: (&'static str, [&'static str; N]),
+        columns: (&'static str, [&'static str; M]),
+    ) -> [[Counter; M]; N] {
+        let described = [(rows.0, &rows.1[..]), (columns.0, &columns.1[..])];
+        let described = described.map(|(name, values)| Label {
+            name,
+            values: values.iter().copied().map(Cow::from).collect(),
+        });
+        let family = self.keep(
+            name,
+            help,
+            described,
+            Family::<Labels<2>, Counter>::default(),
+        );
+        rows.1.map(|row| {
+            columns.1.map(|column| {
+                family.get_or_create_owned(&[(rows.0, row.into()), (columns.0, column.into())])
+            })
+        })
+    }
+
     /// A number that rises and falls.
     pub fn gauge(&mut self, name: &str, help: &str) -> Gauge {
         self.keep(name, help, [], Gauge::default())

@@ -40,6 +40,7 @@ fn ranking(items: &[&str]) -> Vec<RankedItem> {
         .map(|(index, item_id)| RankedItem {
             item_id: ItemId::new(item_id).unwrap(),
             score: Some(1.0 / (index + 1) as f64),
+            details: None,
         })
         .collect()
 }

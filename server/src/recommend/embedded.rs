@@ -154,6 +154,7 @@ impl EmbeddedRecommender {
                 consumer_id,
                 context,
                 num_results,
+                ..
             }: &Query = query;
             // Usually all queries of a batch share one context.
             let lifts = match &last {
@@ -168,6 +169,7 @@ impl EmbeddedRecommender {
             let items = ranked.take(*num_results).map(|(place, score)| RankedItem {
                 item_id: learned.catalog.item_id(place).clone(),
                 score: Some(score),
+                details: None,
             });
             Ok(Ranking {
                 items: items.collect(),

@@ -1,21 +1,31 @@
 //! Amazon Personalize, by its own SDK. Asks one question a query (there is no batch call) and asks
 //! it once: trying again, caching and falling back are decided by whoever serves.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use aws_sdk_personalizeruntime::{
     Client,
     config::{Builder, retry::RetryConfig, timeout::TimeoutConfig},
     error::{ProvideErrorMetadata, SdkError},
-    operation::get_recommendations::{GetRecommendationsError, GetRecommendationsOutput},
+    operation::get_recommendations::{
+        GetRecommendationsError, GetRecommendationsOutput,
+        builders::GetRecommendationsFluentBuilder,
+    },
+    types::{PredictedItem, Promotion as SdkPromotion},
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use futures::{StreamExt, stream};
 use touchline_store::ids::ItemId;
 
 use super::{
-    Interaction, Origin, Query, RankedItem, Ranking, RecommendError, Recommender, Recorded,
+    Details, Interaction, Origin, Query, RankedItem, Ranking, RecommendError, Recommender,
+    Recorded,
+    refinement::{Refinement, is_arn},
 };
 
 /// Queries of one call that are asked at the same time.
@@ -33,12 +43,14 @@ const THROTTLING_CODES: [&str; 6] = [
     "LimitExceededException",
     "RequestLimitExceeded",
 ];
+/// The data set whose columns `metadataColumns` names.
+const ITEMS: &str = "ITEMS";
 
 /// How Personalize is reached.
 #[derive(Debug, Clone)]
 pub struct PersonalizeConfig {
-    /// The campaign that is asked.
-    pub campaign_arn: String,
+    /// What is asked.
+    pub target: Target,
     /// Its region.
     pub region: String,
     /// Where Personalize is; `None`: AWS.
@@ -47,11 +59,43 @@ pub struct PersonalizeConfig {
     pub timeout: Duration,
 }
 
-/// A Personalize campaign.
+/// What is asked: a campaign (custom data set groups) or a recommender (domain data set groups).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A campaign's ARN.
+    Campaign(String),
+    /// A recommender's ARN.
+    Recommender(String),
+}
+
+impl Target {
+    /// Reads an ARN as whichever of the two it is.
+    pub fn parse(arn: &str) -> Option<Self> {
+        if is_arn(arn, "campaign/") {
+            return Some(Self::Campaign(arn.to_owned()));
+        }
+        is_arn(arn, "recommender/").then(|| Self::Recommender(arn.to_owned()))
+    }
+
+    /// The ARN.
+    pub fn arn(&self) -> &str {
+        match self {
+            Self::Campaign(arn) | Self::Recommender(arn) => arn,
+        }
+    }
+
+    /// The region that the ARN names.
+    pub fn region(&self) -> &str {
+        self.arn().split(':').nth(3).unwrap_or_default()
+    }
+}
+
+/// A Personalize campaign, or recommender.
 #[derive(Debug, Clone)]
 pub struct PersonalizeRecommender {
     client: Client,
-    campaign_arn: Arc<str>,
+    /// With how often it was changed.
+    target: Arc<RwLock<(Target, u64)>>,
 }
 
 impl PersonalizeRecommender {
@@ -74,8 +118,24 @@ impl PersonalizeRecommender {
             .build();
         Self {
             client: Client::from_conf(runtime),
-            campaign_arn: config.campaign_arn.as_str().into(),
+            target: Arc::new(RwLock::new((config.target.clone(), 0))),
         }
+    }
+
+    /// Asks another campaign from now on; what was answered before is out of date. False when it is
+    /// the one that is asked already.
+    pub fn retarget(&self, target: Target) -> bool {
+        let mut current = self.target.write().unwrap_or_else(PoisonError::into_inner);
+        if current.0 == target {
+            return false;
+        }
+        *current = (target, current.1 + 1);
+        true
+    }
+
+    fn target(&self) -> (Target, u64) {
+        let target = self.target.read().unwrap_or_else(PoisonError::into_inner);
+        target.clone()
     }
 
     async fn rank_one(&self, query: &Query) -> Result<Ranking, RecommendError> {
@@ -85,16 +145,18 @@ impl PersonalizeRecommender {
             .iter()
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        let answer = self
+        let request = self
             .client
             .get_recommendations()
-            .campaign_arn(self.campaign_arn.as_ref())
             .user_id(query.consumer_id.as_str())
             .num_results(num_results)
-            .set_context((!context.is_empty()).then_some(context))
-            .send()
-            .await;
-        answer.map(|answer| ranking(&answer)).map_err(failure)
+            .set_context((!context.is_empty()).then_some(context));
+        let request = match self.target().0 {
+            Target::Campaign(arn) => request.campaign_arn(arn),
+            Target::Recommender(arn) => request.recommender_arn(arn),
+        };
+        let answer = refined(request, &query.refinement).send().await;
+        answer.map(ranking).map_err(failure)
     }
 }
 
@@ -114,25 +176,72 @@ impl Recommender for PersonalizeRecommender {
              Personalize event tracker (PutEvents), or run the server with --recommender embedded",
         ))
     }
+
+    fn refines(&self) -> bool {
+        true
+    }
+
+    fn generation(&self) -> u64 {
+        self.target().1
+    }
 }
 
-fn ranking(answer: &GetRecommendationsOutput) -> Ranking {
-    let items = answer.item_list();
+fn refined(
+    request: GetRecommendationsFluentBuilder,
+    refinement: &Refinement,
+) -> GetRecommendationsFluentBuilder {
+    let map = |values: &BTreeMap<String, String>| -> Option<HashMap<String, String>> {
+        let values = values.iter();
+        let values: HashMap<_, _> = values
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        (!values.is_empty()).then_some(values)
+    };
+    let mut request = request;
+    if let Some(filter) = &refinement.filter {
+        request = request
+            .filter_arn(&filter.arn)
+            .set_filter_values(map(&filter.values));
+    }
+    if let Some(promotion) = &refinement.promotion {
+        let promotion = SdkPromotion::builder()
+            .name(&promotion.name)
+            .percent_promoted_items(i32::try_from(promotion.percent).unwrap_or(i32::MAX))
+            .filter_arn(&promotion.filter.arn)
+            .set_filter_values(map(&promotion.filter.values))
+            .build();
+        request = request.promotions(promotion);
+    }
+    if !refinement.metadata_columns.is_empty() {
+        request = request.metadata_columns(ITEMS, refinement.metadata_columns.clone());
+    }
+    request
+}
+
+fn ranking(answer: GetRecommendationsOutput) -> Ranking {
+    let items = answer.item_list.unwrap_or_default();
     Ranking {
-        items: items
-            .iter()
-            .filter_map(|predicted| {
-                // An item without an id is nothing that could be shown.
-                let item_id = ItemId::new(predicted.item_id()?).ok()?;
-                Some(RankedItem {
-                    item_id,
-                    score: predicted.score(),
-                })
-            })
-            .collect(),
-        recommendation_id: answer.recommendation_id().map(str::to_owned),
+        // An item without an id is nothing that could be shown.
+        items: items.iter().filter_map(ranked).collect(),
+        recommendation_id: answer.recommendation_id,
         origin: Origin::Personalize,
     }
+}
+
+fn ranked(predicted: &PredictedItem) -> Option<RankedItem> {
+    let details = Details {
+        reasons: predicted.reason().to_vec(),
+        promotion: predicted.promotion_name().map(str::to_owned),
+        metadata: predicted
+            .metadata()
+            .map(|metadata| metadata.clone().into_iter().collect())
+            .unwrap_or_default(),
+    };
+    Some(RankedItem {
+        item_id: ItemId::new(predicted.item_id()?).ok()?,
+        score: predicted.score(),
+        details: (details != Details::default()).then(|| Arc::new(details)),
+    })
 }
 
 fn failure(error: SdkError<GetRecommendationsError, HttpResponse>) -> RecommendError {

@@ -1,5 +1,6 @@
-//! The path that serves rankings: cache, coalescing, bounded concurrency, deadline. It does not
-//! choose another source when the recommender fails; [`Rankings::ask`] is where that will be done.
+//! The path that serves rankings. In process a recommender is asked each time; Amazon Personalize is
+//! asked sparingly ([`remote`]): from the cache, once for equal questions, within a budget, and when
+//! it does not answer in time somebody else does ([`fallback`]). Does not know what is shown.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,22 +8,33 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use moka::future::Cache;
 use tokio::{
-    sync::Semaphore,
     task::yield_now,
     time::{Instant, timeout_at},
 };
-use touchline_store::{event::Context, ids::ConsumerId};
 
-use super::{Query, Ranking, RecommendError, Recommender};
+use self::flights::Pending;
+pub use self::{
+    fallback::{Fallbacks, Source},
+    remote::{Remote, RemoteParts, RemoteState},
+};
+use super::{
+    Origin, Query, Ranking, RecommendError, Recommender, budget::Priority, standing::Standing,
+};
 use crate::counters::Counters;
+
+mod cache;
+mod fallback;
+mod flights;
+mod remote;
+#[cfg(test)]
+mod tests;
 
 /// Queries that a recommender in this process is given at a time: between two such chunks other
 /// tasks get their turn.
 const CHUNK: usize = 64;
-/// Bytes that an entry costs beside its texts: keys, counters and pointers of the cache.
-const ENTRY_OVERHEAD_BYTES: usize = 256;
+/// Lookups of one batch at the same time. They are cheap: what is scarce has limits of its own.
+const LOOKUPS_MAX: usize = 1_000;
 
 /// How fresh a served ranking is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,17 +43,68 @@ pub enum Freshness {
     Live,
     /// From the cache, within its time to live.
     Cached,
+    /// From the cache, past it: a newer one was asked for.
+    Stale,
+}
+
+impl Freshness {
+    /// All of them, the freshest first.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Cached, Self::Stale];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Cached => "cached",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// A question with what its answer is for.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    /// The question.
+    pub query: Query,
+    /// When the answer must be there.
+    pub deadline: Instant,
+    /// Whose turn it is when the budget is short.
+    pub priority: Priority,
+    /// Whether the context that it is asked for still stands; `None` where nobody can tell.
+    pub standing: Option<Standing>,
 }
 
 /// A ranking, and how it was come by.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// The recommender's answer.
+    /// The answer.
     pub ranking: Arc<Ranking>,
+    /// Where it came from.
+    pub origin: Origin,
     /// Whether it is of this moment.
     pub freshness: Freshness,
-    /// Time since the recommender gave it; zero when live.
+    /// Time since it was given; zero when live.
     pub age: Duration,
+    /// The recommender's own answer, should it still come.
+    pub later: Option<Later>,
+}
+
+/// An answer that was not there in time and may still come.
+#[derive(Debug, Clone)]
+pub struct Later(Pending);
+
+impl Later {
+    /// Waits for it; `None` when it will not come.
+    pub async fn answer(&mut self) -> Option<Served> {
+        let answer = self.0.answer().await?;
+        Some(Served {
+            origin: answer.ranking.origin,
+            ranking: answer.ranking,
+            freshness: Freshness::Live,
+            age: Duration::ZERO,
+            later: None,
+        })
+    }
 }
 
 /// Some of many answers: each with its question's place, and a failure where there is none.
@@ -50,12 +113,20 @@ pub type Chunk<T> = Vec<(usize, Result<T, RecommendError>)>;
 /// Limits on what a remote recommender is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct RemoteLimits {
-    /// How long an answer is served again.
+    /// How long an answer is served again as if it were new.
     pub time_to_live: Duration,
+    /// How long after that it is served while a newer one is asked for.
+    pub stale_for: Duration,
     /// Size of the cache.
     pub cache_bytes: u64,
     /// Questions at the same time.
     pub concurrency: usize,
+    /// Questions a second, of all replicas together.
+    pub per_second: f64,
+    /// After this long somebody else answers.
+    pub patience: Duration,
+    /// How long a question goes on that somebody else has answered.
+    pub late: Duration,
 }
 
 /// Rankings, served.
@@ -64,26 +135,6 @@ pub struct Rankings {
     recommender: Arc<dyn Recommender>,
     remote: Option<Remote>,
     counters: Arc<Counters>,
-}
-
-#[derive(Debug)]
-struct Remote {
-    cache: Cache<Key, Answer>,
-    permits: Semaphore,
-    concurrency: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    consumer_id: ConsumerId,
-    context: Arc<Context>,
-    num_results: usize,
-}
-
-#[derive(Debug, Clone)]
-struct Answer {
-    ranking: Arc<Ranking>,
-    given_at: Instant,
 }
 
 impl Rankings {
@@ -97,26 +148,12 @@ impl Rankings {
         }
     }
 
-    /// Caches by consumer, context and number of results, asks once for equal questions at the same
-    /// moment, and asks a bounded number of questions at a time.
-    pub fn remote(
-        recommender: Arc<dyn Recommender>,
-        limits: RemoteLimits,
-        counters: Arc<Counters>,
-    ) -> Self {
-        let cache = Cache::builder()
-            .weigher(weigh)
-            .max_capacity(limits.cache_bytes)
-            .time_to_live(limits.time_to_live)
-            .build();
+    /// Asks sparingly, and has an answer in time.
+    pub fn remote(parts: RemoteParts) -> Self {
         Self {
-            recommender,
-            remote: Some(Remote {
-                cache,
-                permits: Semaphore::new(limits.concurrency),
-                concurrency: limits.concurrency,
-            }),
-            counters,
+            recommender: parts.recommender.clone(),
+            counters: parts.counters.clone(),
+            remote: Some(Remote::new(parts)),
         }
     }
 
@@ -125,56 +162,62 @@ impl Rankings {
         self.recommender.as_ref()
     }
 
-    /// One ranking, before the deadline.
-    pub async fn rank(&self, query: Query, deadline: Instant) -> Result<Served, RecommendError> {
-        let answer = match &self.remote {
-            Some(remote) => timeout_at(deadline, self.rank_remotely(remote, query)).await,
-            None => timeout_at(deadline, self.rank_directly(query)).await,
-        };
-        answer.unwrap_or(Err(RecommendError::TimedOut))
+    /// Budget, breaker and the like; `None` for a recommender in this process.
+    pub fn state(&self) -> Option<RemoteState> {
+        self.remote.as_ref().map(Remote::state)
     }
 
-    /// Many rankings, as they are ready: each with its place in `queries`, exactly once.
+    /// One ranking, before the deadline.
+    pub async fn rank(&self, lookup: Lookup) -> Result<Served, RecommendError> {
+        let deadline = lookup.deadline;
+        let answer = match &self.remote {
+            Some(remote) => timeout_at(deadline, remote.rank(lookup)).await,
+            None => timeout_at(deadline, self.rank_directly(lookup.query)).await,
+        };
+        let answer = answer.unwrap_or(Err(RecommendError::TimedOut));
+        self.count(&answer, deadline);
+        answer
+    }
+
+    /// Many rankings, as they are ready: each with its place in `lookups`, exactly once. All must
+    /// have the same deadline.
     pub fn rank_all(
         self: Arc<Self>,
-        queries: Vec<Query>,
+        lookups: Vec<Lookup>,
         deadline: Instant,
     ) -> BoxStream<'static, Chunk<Served>> {
-        let Some(remote) = &self.remote else {
-            return self.rank_all_directly(queries, deadline);
-        };
-        // Twice the questions that may be under way: cached answers need no permit and should not
-        // queue behind those that do.
-        let concurrency = remote.concurrency * 2;
-        stream::iter(queries.into_iter().enumerate())
-            .map(move |(index, query)| {
+        if self.remote.is_none() {
+            return self.rank_all_directly(lookups, deadline);
+        }
+        stream::iter(lookups.into_iter().enumerate())
+            .map(move |(index, lookup)| {
                 let rankings = self.clone();
-                async move { (index, rankings.rank(query, deadline).await) }
+                async move { (index, rankings.rank(lookup).await) }
             })
-            .buffer_unordered(concurrency)
+            .buffer_unordered(LOOKUPS_MAX)
             .ready_chunks(CHUNK)
             .boxed()
     }
 
     fn rank_all_directly(
         self: Arc<Self>,
-        queries: Vec<Query>,
+        lookups: Vec<Lookup>,
         deadline: Instant,
     ) -> BoxStream<'static, Chunk<Served>> {
+        let queries: Vec<Query> = lookups.into_iter().map(|lookup| lookup.query).collect();
         async_stream::stream! {
             for (chunk_index, chunk) in queries.chunks(CHUNK).enumerate() {
                 let answers = match timeout_at(deadline, self.ask(chunk)).await {
                     Ok(answers) => answers,
                     Err(_) => vec![Err(RecommendError::TimedOut); chunk.len()],
                 };
-                let given = answers.iter().filter(|answer| answer.is_ok()).count();
-                self.counters.rankings.live.add(given);
                 let first = chunk_index * CHUNK;
-                yield answers
-                    .into_iter()
-                    .enumerate()
-                    .map(|(index, answer)| (first + index, answer.map(live)))
-                    .collect();
+                let served = answers.into_iter().enumerate().map(|(index, answer)| {
+                    let answer = answer.map(live);
+                    self.count(&answer, deadline);
+                    (first + index, answer)
+                });
+                yield served.collect();
                 yield_now().await;
             }
         }
@@ -182,311 +225,39 @@ impl Rankings {
     }
 
     async fn rank_directly(&self, query: Query) -> Result<Served, RecommendError> {
-        let ranking = self.ask_one(query).await?;
-        self.counters.rankings.live.add(1);
-        Ok(live(ranking))
-    }
-
-    async fn rank_remotely(&self, remote: &Remote, query: Query) -> Result<Served, RecommendError> {
-        let asked_at = Instant::now();
-        let key = Key {
-            consumer_id: query.consumer_id.clone(),
-            context: query.context.clone(),
-            num_results: query.num_results,
-        };
-        let mut is_own = false;
-        let asks = &mut is_own;
-        // If the first of several equal questions is dropped at its deadline, the next one asks.
-        let answer = remote.cache.try_get_with(key, async {
-            let _permit = remote.permits.acquire().await.map_err(|_| {
-                RecommendError::Unavailable("the limit of questions is closed".to_owned())
-            })?;
-            *asks = true;
-            let ranking = Arc::new(self.ask_one(query).await?);
-            Ok(Answer {
-                ranking,
-                given_at: Instant::now(),
-            })
-        });
-        let answer = answer
-            .await
-            .map_err(|error: Arc<RecommendError>| RecommendError::clone(&error))?;
-        let rankings = &self.counters.rankings;
-        if answer.given_at >= asked_at {
-            match is_own {
-                true => rankings.live.add(1),
-                false => rankings.coalesced.add(1),
-            }
-            return Ok(Served {
-                ranking: answer.ranking,
-                freshness: Freshness::Live,
-                age: Duration::ZERO,
-            });
-        }
-        rankings.cached.add(1);
-        Ok(Served {
-            ranking: answer.ranking,
-            freshness: Freshness::Cached,
-            age: answer.given_at.elapsed(),
-        })
-    }
-
-    async fn ask_one(&self, query: Query) -> Result<Ranking, RecommendError> {
         let answers = self.ask(std::slice::from_ref(&query)).await;
-        answers.into_iter().next().unwrap_or_else(|| {
-            Err(RecommendError::Unavailable(
-                "no answer was given".to_owned(),
-            ))
-        })
+        let answer = answers.into_iter().next().unwrap_or_else(|| {
+            let nothing = "no answer was given".to_owned();
+            Err(RecommendError::Unavailable(nothing))
+        });
+        answer.map(live)
     }
 
-    /// The one place that asks the recommender.
     async fn ask(&self, queries: &[Query]) -> Vec<Result<Ranking, RecommendError>> {
         let asking = self.counters.recommender.asking(queries.len());
         let answers = self.recommender.rank(queries).await;
         asking.answered(&answers);
         answers
     }
+
+    fn count(&self, answer: &Result<Served, RecommendError>, deadline: Instant) {
+        let counters = &self.counters.serving;
+        match answer {
+            Ok(served) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                counters.answered(served.origin, served.freshness, left);
+            }
+            Err(_) => counters.unanswered.add(1),
+        }
+    }
 }
 
 fn live(ranking: Ranking) -> Served {
     Served {
+        origin: ranking.origin,
         ranking: Arc::new(ranking),
         freshness: Freshness::Live,
         age: Duration::ZERO,
-    }
-}
-
-fn weigh(key: &Key, answer: &Answer) -> u32 {
-    let context: usize = key
-        .context
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    let ranking = &answer.ranking;
-    let items: usize = ranking
-        .items
-        .iter()
-        .map(|ranked| ranked.item_id.as_str().len() + size_of_val(ranked))
-        .sum();
-    let recommendation_id = ranking.recommendation_id.as_ref().map_or(0, String::len);
-    let bytes =
-        ENTRY_OVERHEAD_BYTES + key.consumer_id.as_str().len() + context + items + recommendation_id;
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
-    use async_trait::async_trait;
-    use tokio::time::sleep;
-    use touchline_store::ids::ItemId;
-
-    use super::*;
-    use crate::recommend::{Interaction, Origin, RankedItem, Recorded};
-
-    /// Answers each question with the consumer's own id, after a while.
-    #[derive(Debug, Default)]
-    struct Slow {
-        delay: Duration,
-        questions: AtomicUsize,
-        at_once: AtomicUsize,
-        at_once_max: AtomicUsize,
-    }
-
-    #[async_trait]
-    impl Recommender for Slow {
-        async fn rank(&self, queries: &[Query]) -> Vec<Result<Ranking, RecommendError>> {
-            self.questions.fetch_add(queries.len(), SeqCst);
-            let at_once = self.at_once.fetch_add(1, SeqCst) + 1;
-            self.at_once_max.fetch_max(at_once, SeqCst);
-            sleep(self.delay).await;
-            self.at_once.fetch_sub(1, SeqCst);
-            queries
-                .iter()
-                .map(|query| {
-                    if query.consumer_id.as_str() == "unlucky" {
-                        return Err(RecommendError::Unavailable("no luck".to_owned()));
-                    }
-                    Ok(Ranking {
-                        items: vec![RankedItem {
-                            item_id: ItemId::new(query.consumer_id.as_str()).unwrap(),
-                            score: None,
-                        }],
-                        recommendation_id: None,
-                        origin: Origin::Personalize,
-                    })
-                })
-                .collect()
-        }
-
-        async fn record(&self, _: &[Interaction]) -> Result<Recorded, RecommendError> {
-            Err(RecommendError::Unsupported("not here"))
-        }
-    }
-
-    const LIMITS: RemoteLimits = RemoteLimits {
-        time_to_live: Duration::from_secs(30),
-        cache_bytes: 1 << 20,
-        concurrency: 4,
-    };
-
-    fn slow(delay_ms: u64) -> Arc<Slow> {
-        Arc::new(Slow {
-            delay: Duration::from_millis(delay_ms),
-            ..Slow::default()
-        })
-    }
-
-    fn remote(recommender: &Arc<Slow>) -> Arc<Rankings> {
-        Arc::new(Rankings::remote(
-            recommender.clone(),
-            LIMITS,
-            Arc::default(),
-        ))
-    }
-
-    fn query(consumer: &str) -> Query {
-        Query {
-            consumer_id: ConsumerId::new(consumer).unwrap(),
-            context: Arc::default(),
-            num_results: 10,
-        }
-    }
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(5)
-    }
-
-    #[tokio::test]
-    async fn equal_questions_at_the_same_moment_are_asked_once_and_all_are_live() {
-        let recommender = slow(20);
-        let rankings = remote(&recommender);
-        let answers =
-            futures::future::join_all((0..50).map(|_| rankings.rank(query("fan"), soon()))).await;
-        assert_eq!(recommender.questions.load(SeqCst), 1);
-        for answer in answers {
-            assert_eq!(answer.unwrap().freshness, Freshness::Live);
-        }
-        let again = rankings.rank(query("fan"), soon()).await.unwrap();
-        assert_eq!(again.freshness, Freshness::Cached);
-        assert!(again.age > Duration::ZERO);
-        assert_eq!(recommender.questions.load(SeqCst), 1);
-    }
-
-    #[tokio::test]
-    async fn another_context_or_number_of_results_is_another_question() {
-        let recommender = slow(0);
-        let rankings = remote(&recommender);
-        rankings.rank(query("fan"), soon()).await.unwrap();
-        let other = Context::from([("MATCH_EVENT".to_owned(), "GOAL".to_owned())]);
-        let elsewhere = Query {
-            context: Arc::new(other),
-            ..query("fan")
-        };
-        rankings.rank(elsewhere, soon()).await.unwrap();
-        let more = Query {
-            num_results: 11,
-            ..query("fan")
-        };
-        rankings.rank(more, soon()).await.unwrap();
-        assert_eq!(recommender.questions.load(SeqCst), 3);
-    }
-
-    #[tokio::test]
-    async fn a_failure_is_never_cached() {
-        let recommender = slow(0);
-        let rankings = remote(&recommender);
-        for _ in 0..2 {
-            rankings.rank(query("unlucky"), soon()).await.unwrap_err();
-        }
-        assert_eq!(recommender.questions.load(SeqCst), 2);
-    }
-
-    #[tokio::test]
-    async fn a_bounded_number_of_questions_is_asked_at_a_time() {
-        let recommender = slow(5);
-        let rankings = remote(&recommender);
-        let queries = (0..50).map(|index| query(&index.to_string())).collect();
-        let answers: Vec<_> = rankings.rank_all(queries, soon()).concat().await;
-        assert_eq!(answers.len(), 50);
-        assert_eq!(recommender.at_once_max.load(SeqCst), LIMITS.concurrency);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_comes_too_late_is_none_and_the_next_caller_still_gets_his() {
-        let recommender = slow(1_000);
-        let rankings = remote(&recommender);
-        let in_a_moment = Instant::now() + Duration::from_millis(100);
-        let (late, patient) = tokio::join!(
-            rankings.rank(query("fan"), in_a_moment),
-            rankings.rank(query("fan"), soon())
-        );
-        assert!(matches!(late, Err(RecommendError::TimedOut)), "{late:?}");
-        assert_eq!(patient.unwrap().freshness, Freshness::Live);
-    }
-
-    #[tokio::test]
-    async fn each_of_many_is_answered_exactly_once_and_a_failure_is_its_own() {
-        for rankings in [
-            Arc::new(Rankings::direct(slow(0), Arc::default())),
-            remote(&slow(0)),
-        ] {
-            let queries: Vec<_> = (0..1_000)
-                .map(|index| match index {
-                    500 => query("unlucky"),
-                    index => query(&index.to_string()),
-                })
-                .collect();
-            let mut answers: Vec<_> = rankings.rank_all(queries, soon()).concat().await;
-            answers.sort_by_key(|(index, _)| *index);
-            assert_eq!(answers.len(), 1_000);
-            for (place, (index, answer)) in answers.iter().enumerate() {
-                assert_eq!(place, *index);
-                match answer {
-                    Ok(served) => {
-                        let item_id = &served.ranking.items[0].item_id;
-                        assert_eq!(item_id.as_str(), index.to_string());
-                    }
-                    Err(_) => assert_eq!(*index, 500),
-                }
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_its_time_to_live_a_ranking_is_asked_for_again() {
-        let recommender = slow(0);
-        let limits = RemoteLimits {
-            time_to_live: Duration::from_nanos(1),
-            ..LIMITS
-        };
-        let rankings = Rankings::remote(recommender.clone(), limits, Arc::default());
-        for _ in 0..2 {
-            rankings.rank(query("fan"), soon()).await.unwrap();
-        }
-        assert_eq!(recommender.questions.load(SeqCst), 2);
-    }
-
-    #[test]
-    fn an_entry_weighs_at_least_its_texts() {
-        let key = Key {
-            consumer_id: ConsumerId::new("c".repeat(100)).unwrap(),
-            context: Arc::new(Context::from([("K".repeat(50), "v".repeat(50))])),
-            num_results: 10,
-        };
-        let answer = Answer {
-            ranking: Arc::new(Ranking {
-                items: vec![RankedItem {
-                    item_id: ItemId::new("i".repeat(200)).unwrap(),
-                    score: None,
-                }],
-                recommendation_id: Some("r".repeat(40)),
-                origin: Origin::Personalize,
-            }),
-            given_at: Instant::now(),
-        };
-        assert!(weigh(&key, &answer) >= 440);
+        later: None,
     }
 }

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use prost::Message as _;
 use touchline_proto::v1::{
     BatchGetComponentsRequest, BatchGetComponentsResponse, ComponentSet, ConsumerAnswer,
-    ConsumerError, consumer_answer::Answer,
+    ConsumerError, Purpose, consumer_answer::Answer,
 };
 use touchline_store::ids::ConsumerId;
 
@@ -17,8 +17,11 @@ use crate::{
     error::Error,
     layers::Deadline,
     recommend::{
-        Origin, Query,
-        serving::{Chunk, Freshness},
+        Details, Origin, Query,
+        budget::Priority,
+        refinement::Refinement,
+        serving::{Chunk, Freshness, Lookup},
+        standing::Situation,
     },
     sets::Decided,
     status::Streamed,
@@ -38,22 +41,32 @@ impl Api {
         deadline: Deadline,
     ) -> Result<Streamed<BatchGetComponentsResponse>, Error> {
         let place = place(&self.batches, "the server's limit of batches")?;
-        let batch = Batch::read(request)?;
-        let context = Arc::new(self.sets.context(&batch.seen.state));
-        let num_results = self.sets.num_results(batch.num_results);
-        let queries = batch
+        let refines = self.sets.rankings().recommender().refines();
+        let batch = Batch::read(request, refines)?;
+        let Situation {
+            context, standing, ..
+        } = self.sets.situation(&batch.seen);
+        let refinement = self.sets.refinement(batch.refinement);
+        let num_results = self.sets.num_results(batch.num_results, &refinement);
+        let lookups = batch
             .consumer_ids
             .into_iter()
-            .map(|consumer_id| Query {
-                consumer_id,
-                context: context.clone(),
-                num_results,
+            .map(|consumer_id| Lookup {
+                query: Query {
+                    consumer_id,
+                    context: context.clone(),
+                    num_results,
+                    refinement: refinement.clone(),
+                },
+                deadline: deadline.at,
+                priority: batch.priority,
+                standing: standing.clone(),
             })
             .collect();
-        let decided = self
-            .sets
-            .clone()
-            .decide_all(queries, batch.seen.clone(), deadline.at)?;
+        // Nobody is shown what is only warmed: nothing counts against a cap.
+        let is_shown = batch.priority != Priority::Prefetch;
+        let shown = is_shown.then(|| batch.seen.clone());
+        let decided = self.sets.clone().decide_all(lookups, shown, deadline.at)?;
         let mut decided = decided.boxed();
         let mut parts = Parts::new(batch.seen);
         let stream = async_stream::stream! {
@@ -73,10 +86,17 @@ struct Batch {
     seen: Arc<Seen>,
     consumer_ids: Vec<ConsumerId>,
     num_results: u32,
+    refinement: Option<Refinement>,
+    priority: Priority,
 }
 
 impl Batch {
-    fn read(request: BatchGetComponentsRequest) -> Result<Self, Error> {
+    fn read(request: BatchGetComponentsRequest, refines: bool) -> Result<Self, Error> {
+        let priority = match request.purpose() {
+            Purpose::Unspecified | Purpose::Push => Priority::Push,
+            Purpose::Caller => Priority::Caller,
+            Purpose::Warm => Priority::Prefetch,
+        };
         let mut violations = Violations::default();
         let seen = match request.state {
             // The row may hold whatever DynamoDB accepts, so its attributes have no further limits.
@@ -109,11 +129,15 @@ impl Batch {
             })
             .collect();
         violations.num_results(request.num_results);
+        let num_results = request.num_results;
+        let refinement = violations.refinement(request.refinement, num_results, refines);
         violations.finish()?;
         Ok(Self {
             seen: Arc::new(seen.expect("a missing state is a violation")),
             consumer_ids,
-            num_results: request.num_results,
+            num_results,
+            refinement,
+            priority,
         })
     }
 }
@@ -124,6 +148,7 @@ struct Same {
     set_id: SetId,
     /// Rank and score of each component.
     places: Box<[(u32, u64)]>,
+    details: Box<[Option<Arc<Details>>]>,
     origin: Origin,
     freshness: Freshness,
     age: Duration,
@@ -191,6 +216,10 @@ impl Parts {
                     (component.rank, score.to_bits())
                 })
                 .collect(),
+            details: components
+                .iter()
+                .map(|component| component.details.clone())
+                .collect(),
             origin: decided.origin,
             freshness: decided.freshness,
             age: decided.age,
@@ -219,7 +248,7 @@ mod tests {
             moderate,
             policies::{Asked, Policies, Who},
         },
-        recommend::RankedItem,
+        recommend::{RankedItem, Ranking},
     };
 
     fn parts() -> Parts {
@@ -238,10 +267,11 @@ mod tests {
             item_type: ItemType::new("MONETIZE").unwrap(),
             attributes: [("item_label".to_owned(), "x".repeat(label_bytes))].into(),
         }]);
-        let ranked = RankedItem {
+        let items = vec![RankedItem {
             item_id,
             score: Some(score),
-        };
+            details: None,
+        }];
         let asked = Asked {
             policies: &Policies::default(),
             who: Who::default(),
@@ -250,11 +280,17 @@ mod tests {
             shown: None,
         };
         Decided {
-            moderated: moderate(&[ranked], &catalog, &asked),
+            moderated: moderate(&items, &catalog, &asked),
+            ranking: Arc::new(Ranking {
+                items,
+                recommendation_id: None,
+                origin: Origin::Embedded,
+            }),
             recommendation_id: Some(format!("for {score}")),
             origin: Origin::Embedded,
             freshness: Freshness::Live,
             age: Duration::ZERO,
+            later: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! `ComponentService`: one consumer's set, many consumers' sets, and sets as an event changes.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -15,12 +15,19 @@ use touchline_store::{
     ids::{ConsumerId, EventId},
 };
 
-use super::{Api, convert, place, validate::Violations};
+use super::{Api, convert, explain, place, validate::Violations};
 use crate::{
     components::SetId,
     error::Error,
     layers::Deadline,
-    recommend::{Query, RecommendError},
+    moderation::Occasion,
+    recommend::{
+        Origin, Query, RecommendError,
+        budget::Priority,
+        refinement::Refinement,
+        serving::{Later, Lookup},
+        standing,
+    },
     sets::Decided,
     status::{Reply, Streamed},
     watch::{Seen, Watcher},
@@ -28,6 +35,8 @@ use crate::{
 
 /// A watcher whose set could not be decided is tried again after this long, or at the next change.
 const WATCH_RETRY: Duration = Duration::from_millis(750);
+/// A watcher who is shown another source's set has the recommender asked again this often.
+const FOLLOW_UP_RETRY: Duration = Duration::from_secs(3);
 
 #[tonic::async_trait]
 impl ComponentService for Api {
@@ -35,26 +44,35 @@ impl ComponentService for Api {
         &self,
         request: Request<GetComponentsRequest>,
     ) -> Reply<GetComponentsResponse> {
-        let deadline = self.deadline(&request);
-        let asked = Asked::read(request.into_inner())?;
-        let (seen, context) = match asked.situation {
+        let (deadline, began) = (self.deadline(&request), Instant::now());
+        let refines = self.sets.rankings().recommender().refines();
+        let request = request.into_inner();
+        let explain = request.explain;
+        let asked = Asked::read(request, refines)?;
+        let (seen, situation) = match asked.situation {
             Given::Event(event_id) => {
                 let seen = self.events.current(&event_id).await?;
-                let context = self.sets.context(&seen.state);
-                (Some(seen), context)
+                let situation = self.sets.situation(&seen);
+                (Some(seen), situation)
             }
-            Given::Context(context) => (None, context),
+            Given::Context(context) => (None, standing::Situation::alone(context)),
         };
-        let query = Query {
-            consumer_id: asked.consumer_id,
-            context: Arc::new(context),
-            num_results: self.sets.num_results(asked.num_results),
+        let refinement = self.sets.refinement(asked.refinement);
+        let lookup = Lookup {
+            query: Query {
+                consumer_id: asked.consumer_id,
+                context: situation.context,
+                num_results: self.sets.num_results(asked.num_results, &refinement),
+                refinement,
+            },
+            deadline: deadline.at,
+            priority: Priority::Caller,
+            standing: situation.standing,
         };
-        let decided = self
-            .sets
-            .decide(query, seen.as_deref(), deadline.at)
-            .await?;
+        let decided = self.sets.decide(lookup, seen.as_deref()).await?;
         Ok(Response::new(GetComponentsResponse {
+            explanation: explain
+                .then(|| explain::explanation(&self.sets, &decided, began, deadline.at)),
             component_set: Some(convert::component_set(&decided, seen.as_deref())),
         }))
     }
@@ -79,12 +97,15 @@ impl ComponentService for Api {
         let deadline = self.deadline(&request);
         let wanted = Wanted::read(request.into_inner())?;
         let mut watcher = self.events.watch(&wanted.event_id);
-        let first = watcher.first().await?;
-        let decided = self.watched(&wanted, &first, deadline.at).await?;
+        let seen = watcher.first().await?;
+        let decided = self
+            .watched(&wanted, &seen, deadline.at, Priority::Caller)
+            .await?;
         let stands = decided
             .as_ref()
             .is_some_and(|decided| wanted.set_id == Some(decided.moderated.set_id));
-        let first = (!stands).then(|| watch_response(&first, decided.as_ref()));
+        let first = (!stands).then(|| watch_response(&seen, decided.as_ref()));
+        let mut shown = Shown::new(seen, decided);
         let api = self.clone();
         let stream = async_stream::stream! {
             let _place = place;
@@ -93,7 +114,7 @@ impl ComponentService for Api {
             }
             loop {
                 let end = api.end(deadline);
-                let next = api.next(&mut watcher, &wanted);
+                let next = api.next(&mut watcher, &wanted, &mut shown);
                 let next = tokio::select! {
                     error = end => Some(Err(error)),
                     next = next => next,
@@ -127,18 +148,27 @@ impl Api {
         }
     }
 
-    /// The next answer for a watcher; `None` once the event ended. A recommender that has no answer
-    /// is asked again for the newest state, since the stream is worth more than the moment.
+    /// The next answer for a watcher: of a newer state, or a better one of the same. `None` once the
+    /// event ended. A recommender that has no answer is asked again for the newest state, since the
+    /// stream is worth more than the moment.
     async fn next(
         &self,
         watcher: &mut Watcher,
         wanted: &Wanted,
+        shown: &mut Shown,
     ) -> Option<Result<WatchEventResponse, Error>> {
-        let mut seen = watcher.next().await?;
+        let mut seen = tokio::select! {
+            seen = watcher.next() => seen?,
+            better = self.better(wanted, shown) => return Some(Ok(better)),
+        };
         loop {
             let at = Instant::now() + self.default_deadline;
-            match self.watched(wanted, &seen, at).await {
-                Ok(decided) => return Some(Ok(watch_response(&seen, decided.as_ref()))),
+            match self.watched(wanted, &seen, at, Priority::Push).await {
+                Ok(decided) => {
+                    let response = watch_response(&seen, decided.as_ref());
+                    *shown = Shown::new(seen, decided);
+                    return Some(Ok(response));
+                }
                 Err(error) if passes(&error) => {}
                 Err(error) => return Some(Err(error)),
             }
@@ -149,21 +179,92 @@ impl Api {
         }
     }
 
+    /// Waits for the recommender's own answer where another source's is shown, and gives it if its
+    /// set differs. Cancel safe.
+    async fn better(&self, wanted: &Wanted, shown: &mut Shown) -> WatchEventResponse {
+        loop {
+            let is_own = shown
+                .origin
+                .is_none_or(|origin| origin == Origin::Personalize);
+            let better = match &mut shown.later {
+                _ if !self.follow_up => pending().await,
+                Some(later) => self.later(later, wanted, &shown.seen).await,
+                // A recommender in this process has no better answer.
+                None if is_own || self.sets.rankings().state().is_none() => pending().await,
+                None => {
+                    sleep(FOLLOW_UP_RETRY.mul_f64(rand::random_range(0.8..=1.2))).await;
+                    let at = Instant::now() + self.default_deadline;
+                    let again = self
+                        .watched(wanted, &shown.seen, at, Priority::Refresh)
+                        .await;
+                    again.ok().flatten()
+                }
+            };
+            shown.later = better.as_ref().and_then(|better| better.later.clone());
+            let better = better.filter(|better| better.origin == Origin::Personalize);
+            let Some(better) = better else {
+                continue;
+            };
+            shown.origin = Some(better.origin);
+            if shown.set_id.replace(better.moderated.set_id) != Some(better.moderated.set_id) {
+                self.sets.counters().serving.followed_up.add(1);
+                return watch_response(&shown.seen, Some(&better));
+            }
+        }
+    }
+
+    async fn later(&self, later: &mut Later, wanted: &Wanted, seen: &Seen) -> Option<Decided> {
+        let occasion = Occasion {
+            consumer_id: wanted.consumer_id.as_ref()?,
+            context: &self.sets.context(&seen.state),
+            seen: Some(seen),
+        };
+        self.sets.later(later, occasion).await
+    }
+
     async fn watched(
         &self,
         wanted: &Wanted,
         seen: &Seen,
         at: Instant,
+        priority: Priority,
     ) -> Result<Option<Decided>, Error> {
         let Some(consumer_id) = wanted.consumer_id.clone() else {
             return Ok(None);
         };
-        let query = Query {
-            consumer_id,
-            context: Arc::new(self.sets.context(&seen.state)),
-            num_results: self.sets.num_results(0),
+        let situation = self.sets.situation(seen);
+        let refinement = self.sets.refinement(None);
+        let lookup = Lookup {
+            query: Query {
+                consumer_id,
+                context: situation.context,
+                num_results: self.sets.num_results(0, &refinement),
+                refinement,
+            },
+            deadline: at,
+            priority,
+            standing: situation.standing,
         };
-        self.sets.decide(query, Some(seen), at).await.map(Some)
+        self.sets.decide(lookup, Some(seen)).await.map(Some)
+    }
+}
+
+/// What a watcher was given last.
+struct Shown {
+    seen: Arc<Seen>,
+    set_id: Option<SetId>,
+    origin: Option<Origin>,
+    later: Option<Later>,
+}
+
+impl Shown {
+    fn new(seen: Arc<Seen>, decided: Option<Decided>) -> Self {
+        Self {
+            seen,
+            set_id: decided.as_ref().map(|decided| decided.moderated.set_id),
+            origin: decided.as_ref().map(|decided| decided.origin),
+            later: decided.and_then(|decided| decided.later),
+        }
     }
 }
 
@@ -192,6 +293,7 @@ struct Asked {
     consumer_id: ConsumerId,
     situation: Given,
     num_results: u32,
+    refinement: Option<Refinement>,
 }
 
 enum Given {
@@ -200,7 +302,7 @@ enum Given {
 }
 
 impl Asked {
-    fn read(request: GetComponentsRequest) -> Result<Self, Error> {
+    fn read(request: GetComponentsRequest, refines: bool) -> Result<Self, Error> {
         let mut violations = Violations::default();
         let consumer_id = violations.id("consumer_id", ConsumerId::new(request.consumer_id));
         let situation = match request.situation {
@@ -215,12 +317,15 @@ impl Asked {
                 None
             }
         };
-        violations.num_results(request.num_results);
+        let num_results = request.num_results;
+        violations.num_results(num_results);
+        let refinement = violations.refinement(request.refinement, num_results, refines);
         violations.finish()?;
         Ok(Self {
             consumer_id: consumer_id.expect("a missing id is a violation"),
             situation: situation.expect("a missing situation is a violation"),
-            num_results: request.num_results,
+            num_results,
+            refinement,
         })
     }
 }

@@ -11,7 +11,11 @@ use touchline_store::{
 
 use crate::{
     components::Component,
-    recommend::{Origin, serving::Freshness},
+    recommend::{
+        Origin,
+        refinement::{Filter, Promotion, Refinement},
+        serving::Freshness,
+    },
     sets::Decided,
     watch::Seen,
 };
@@ -80,11 +84,14 @@ pub(super) fn component_set(decided: &Decided, seen: Option<&Seen>) -> v1::Compo
     };
     set.set_origin(match decided.origin {
         Origin::Personalize => v1::Origin::Personalize,
+        Origin::Cohort => v1::Origin::Cohort,
         Origin::Embedded => v1::Origin::Embedded,
+        Origin::Popular => v1::Origin::Popular,
     });
     set.set_freshness(match decided.freshness {
         Freshness::Live => v1::Freshness::Live,
         Freshness::Cached => v1::Freshness::Cached,
+        Freshness::Stale => v1::Freshness::Stale,
     });
     if let Some(seen) = seen {
         set.event_id = seen.state.event_id.to_string();
@@ -96,12 +103,36 @@ pub(super) fn component_set(decided: &Decided, seen: Option<&Seen>) -> v1::Compo
 
 fn component(component: &Component) -> v1::Component {
     let item = &component.item;
+    let details = component.details.as_deref();
     v1::Component {
         item_type: item.item_type.to_string(),
         item_id: item.item_id.to_string(),
         rank: component.rank,
         score: component.score.unwrap_or_default(),
         attributes: item.attributes.clone(),
+        reasons: details.map(|it| it.reasons.clone()).unwrap_or_default(),
+        promotion: details
+            .and_then(|it| it.promotion.clone())
+            .unwrap_or_default(),
+        metadata: details.map(|it| it.metadata.clone()).unwrap_or_default(),
+    }
+}
+
+/// A refinement as the domain knows it; more than one promotion is for the caller to refuse.
+pub(super) fn refinement(refinement: v1::Refinement) -> Refinement {
+    let filter = |filter: v1::Filter| Filter {
+        arn: filter.filter_arn,
+        values: filter.values,
+    };
+    let promotion = refinement.promotions.into_iter().next();
+    Refinement {
+        filter: refinement.filter.map(filter),
+        promotion: promotion.map(|promotion| Promotion {
+            name: promotion.name,
+            percent: promotion.percent_promoted_items,
+            filter: promotion.filter.map(filter).unwrap_or_default(),
+        }),
+        metadata_columns: refinement.metadata_columns,
     }
 }
 

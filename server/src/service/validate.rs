@@ -5,14 +5,19 @@ use std::collections::BTreeMap;
 
 use touchline_store::{event::Context, ids::InvalidId};
 
+use touchline_proto::v1;
+
+use super::convert;
 use crate::{
     error::{Error, Violation},
-    recommend::NUM_RESULTS_MAX,
-    sets::CONTEXT_CHARACTERS_MAX,
+    recommend::{
+        NUM_RESULTS_MAX,
+        refinement::{
+            CONTEXT_KEY_CHARACTERS_MAX, CONTEXT_KEYS_MAX, CONTEXT_VALUE_CHARACTERS_MAX, Refinement,
+            is_name,
+        },
+    },
 };
-
-/// Keys of a context (Personalize, GetRecommendations, `context`).
-const CONTEXT_KEYS_MAX: usize = 150;
 
 /// Violations that are told: they travel in an HTTP header, whose size clients limit.
 const VIOLATIONS_MAX: usize = 16;
@@ -100,16 +105,48 @@ impl Violations {
         }
     }
 
+    /// Takes a refinement; `refines`: whether the recommender knows such a thing.
+    pub(super) fn refinement(
+        &mut self,
+        refinement: Option<v1::Refinement>,
+        num_results: u32,
+        refines: bool,
+    ) -> Option<Refinement> {
+        let refinement = refinement?;
+        if refinement.promotions.len() > 1 {
+            let has = refinement.promotions.len();
+            let description = format!("has {has} entries; at most 1 is accepted");
+            self.add("refinement.promotions", description);
+        }
+        let refinement = convert::refinement(refinement);
+        if !refines && !refinement.is_empty() {
+            let description = "this server does not ask Amazon Personalize; none is accepted";
+            self.add("refinement", description);
+        }
+        for problem in refinement.problems(num_results as usize) {
+            let field = match problem.field.as_str() {
+                "num_results" => problem.field,
+                field => format!("refinement.{field}"),
+            };
+            self.add(field, problem.description);
+        }
+        Some(refinement)
+    }
+
     /// Takes a context, its keys in upper case.
     pub(super) fn context(&mut self, field: &str, values: BTreeMap<String, String>) -> Context {
         self.at_most(field, values.len(), CONTEXT_KEYS_MAX);
         let mut context = Context::new();
         for (key, value) in values {
-            if key.is_empty() {
-                self.add(field, "has an empty key");
+            if !is_name(&key, CONTEXT_KEY_CHARACTERS_MAX) {
+                let accepted = "1 to 150 letters, digits and _ are accepted";
+                self.add(
+                    field,
+                    format!("has the key {:?}; {accepted}", shortened(&key)),
+                );
             }
-            self.characters(field, &key, CONTEXT_CHARACTERS_MAX);
-            self.characters(format!("{field}[{key}]"), &value, CONTEXT_CHARACTERS_MAX);
+            let of_key = format!("{field}[{key}]");
+            self.characters(of_key, &value, CONTEXT_VALUE_CHARACTERS_MAX);
             let upper = key.to_uppercase();
             if context.insert(upper.clone(), value).is_some() {
                 let description = format!("has {upper} twice: keys are compared in upper case");
@@ -130,6 +167,11 @@ impl Violations {
         }
         Err(Error::Invalid(self.told))
     }
+}
+
+/// At most 40 characters.
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 #[cfg(test)]

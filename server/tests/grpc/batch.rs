@@ -59,6 +59,7 @@ fn batch(state: EventState, consumers: &[String]) -> BatchGetComponentsRequest {
         state: Some(state),
         consumer_ids: consumers.to_vec(),
         num_results: 0,
+        ..Default::default()
     }
 }
 

@@ -14,7 +14,12 @@ use touchline_proto::v1::{
     component_service_client::ComponentServiceClient, event_service_client::EventServiceClient,
     feedback_service_client::FeedbackServiceClient, get_components_request::Situation,
 };
-use touchline_server::{Running, ServerArgs, config::RecommenderKind, start};
+use touchline_server::{
+    Running, ServerArgs,
+    config::{RecommenderKind, serving::ServingArgs},
+    recommend::serving::Source,
+    start,
+};
 use touchline_store::{
     aws::AwsArgs,
     embedded::{Embedded, Place},
@@ -210,6 +215,12 @@ pub(crate) fn asking(standin: &Standin) -> ServerArgs {
         personalize_endpoint: Some(format!("http://{}", standin.address)),
         personalize_timeout: Duration::from_secs(20),
         default_deadline: Duration::from_secs(20),
+        serving: ServingArgs {
+            personalize_tps: 100_000,
+            patience: Duration::from_secs(20),
+            fallback: vec![Source::None],
+            ..ServingArgs::default()
+        },
         ..ServerArgs::default()
     }
 }
@@ -231,6 +242,7 @@ pub(crate) fn by_event(consumer_id: &str, event_id: &str) -> GetComponentsReques
         consumer_id: consumer_id.to_owned(),
         situation: Some(Situation::EventId(event_id.to_owned())),
         num_results: 0,
+        ..Default::default()
     }
 }
 
@@ -243,6 +255,7 @@ pub(crate) fn by_context(consumer_id: &str, values: &[(&str, &str)]) -> GetCompo
         consumer_id: consumer_id.to_owned(),
         situation: Some(Situation::Context(Context { values })),
         num_results: 0,
+        ..Default::default()
     }
 }
 

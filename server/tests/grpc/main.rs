@@ -9,12 +9,15 @@
 mod batch;
 mod components;
 mod events;
+mod explain;
 mod feedback;
+mod follow_up;
 mod harness;
 mod limits;
 mod metrics;
 mod operators;
 mod policies;
 mod process;
+mod refinement;
 mod standin;
 mod watch;

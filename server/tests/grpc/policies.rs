@@ -63,7 +63,7 @@ impl Ruled {
         let request = BatchGetComponentsRequest {
             state: Some(state),
             consumer_ids: vec![consumer_id.to_owned()],
-            num_results: 0,
+            ..BatchGetComponentsRequest::default()
         };
         let answer = self.server.components().batch_get_components(request).await;
         let mut parts = answer.unwrap().into_inner();

@@ -21,6 +21,10 @@ use tokio::task::JoinSet;
 pub(crate) enum Answer {
     /// These items, best first.
     Items(&'static [&'static str]),
+    /// The same, after this many milliseconds.
+    Late(u64, &'static [&'static str]),
+    /// This very body.
+    Body(Value),
     /// An error of this HTTP status and type.
     Error(u16, &'static str),
     /// Nothing for so long that nobody waits.
@@ -75,7 +79,13 @@ async fn recommend(
 ) -> (StatusCode, HeaderMap, Json<Value>) {
     asked.lock().unwrap().push(question.clone());
     let mut headers = HeaderMap::new();
-    match answers(&question) {
+    let mut answer = answers(&question);
+    if let Answer::Late(ms, items) = answer {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        answer = Answer::Items(items);
+    }
+    match answer {
+        Answer::Late(..) => unreachable!("it is in time by now"),
         Answer::Items(items) => {
             let items: Vec<_> = items
                 .iter()
@@ -85,6 +95,7 @@ async fn recommend(
             let body = json!({"itemList": items, "recommendationId": "RID-1"});
             (StatusCode::OK, headers, Json(body))
         }
+        Answer::Body(body) => (StatusCode::OK, headers, Json(body)),
         Answer::Error(status, kind) => {
             headers.insert("x-amzn-errortype", HeaderValue::from_static(kind));
             let body = json!({"message": "10.0.0.7 says no"});

@@ -44,6 +44,8 @@ struct Call {
 struct Question {
     replicas: Replicas,
     client: fn(Channel) -> ComponentServiceClient<Channel>,
+    consumer_ids: Vec<String>,
+    /// The request, without consumers.
     request: BatchGetComponentsRequest,
     deadline: Instant,
     /// How many calls were made.
@@ -57,13 +59,15 @@ struct Question {
 pub fn batch(
     replicas: Replicas,
     client: fn(Channel) -> ComponentServiceClient<Channel>,
-    request: BatchGetComponentsRequest,
+    mut request: BatchGetComponentsRequest,
     deadline: Instant,
 ) -> BoxStream<'static, Result<BatchGetComponentsResponse, Status>> {
-    let everybody = (0..u32::try_from(request.consumer_ids.len()).unwrap_or(u32::MAX)).collect();
+    let consumer_ids = std::mem::take(&mut request.consumer_ids);
+    let everybody = (0..u32::try_from(consumer_ids.len()).unwrap_or(u32::MAX)).collect();
     let question = Arc::new(Question {
         replicas,
         client,
+        consumer_ids,
         request,
         deadline,
         calls: AtomicU32::new(0),
@@ -95,7 +99,7 @@ fn ask(
     failed: Option<Status>,
 ) -> BoxStream<'static, Result<Part, Status>> {
     stream! {
-        let ids = &question.request.consumer_ids;
+        let ids = &question.consumer_ids;
         let named = consumers.iter().map(|place| (*place, ids[*place as usize].as_str()));
         let groups = question.replicas.split(named, &tried).await;
         if groups.is_empty() && let Some(failed) = failed {
@@ -164,15 +168,14 @@ fn call(
 
 impl Question {
     fn request_of(&self, call: &Call) -> Request<BatchGetComponentsRequest> {
-        let ids = &self.request.consumer_ids;
+        let ids = &self.consumer_ids;
         let mut request = Request::new(BatchGetComponentsRequest {
-            state: self.request.state.clone(),
             consumer_ids: call
                 .consumers
                 .iter()
                 .map(|place| ids[*place as usize].clone())
                 .collect(),
-            num_results: self.request.num_results,
+            ..self.request.clone()
         });
         request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
         request

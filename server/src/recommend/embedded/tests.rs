@@ -41,6 +41,7 @@ fn query(consumer_id: &str, context: &Arc<Context>) -> Query {
     Query {
         consumer_id: ConsumerId::new(consumer_id).unwrap(),
         context: context.clone(),
+        refinement: Arc::default(),
         num_results: 40,
     }
 }
