@@ -79,6 +79,56 @@ impl Args {
     }
 }
 
+/// From a change to the last of so many fans: pace and number of changes, for a measurement that
+/// stands beside others.
+fn last_push_args(fans: usize) -> Args {
+    // A change waits for no other one's fans.
+    let (changes, interval_ms) = match fans {
+        0..=1_000 => (50, 100),
+        _ => (15, 1_000),
+    };
+    Args {
+        json: false,
+        fans: vec![fans],
+        changes,
+        interval_ms,
+        rounds: 1,
+    }
+}
+
+/// Sessions beyond which the prototype's way is not measured beside a last push.
+const LAST_PUSH_SESSIONS_MAX: usize = 1_000;
+
+/// A measurement of last pushes that takes longer is stuck.
+pub(crate) fn last_push_max(fans: &[usize]) -> Duration {
+    fans.iter()
+        .map(|&fans| last_push_args(fans).run_max())
+        .sum()
+}
+
+/// From a change to the last of so many fans, beside the prototype's way where that does not take
+/// minutes.
+pub(crate) async fn last_push(fans: usize) -> Result<Vec<Figure>> {
+    let args = last_push_args(fans);
+    eprintln!("{fans} fans");
+    let measured = measure(&args, fans).await?;
+    let name = format!("last_push_{fans}");
+    let mut median = Figure::quantile(&name, &measured.latencies, 0.5).called(&name);
+    let mut p99 = Figure::quantile(&name, &measured.latencies, 0.99);
+    if fans <= LAST_PUSH_SESSIONS_MAX {
+        let before = prototype(&args, fans).await?;
+        median = median.against(before.quantile_ms(0.5));
+        p99 = p99.against(before.quantile_ms(0.99));
+    }
+    let conflated = Figure::one(
+        format!("{name}, conflated changes"),
+        measured.conflated as f64,
+        "changes",
+        measured.latencies.count(),
+    );
+    Ok(vec![median, p99, conflated])
+}
+
 /// How long fans may take to connect and have the event's set.
 const FIRST_SET: Duration = Duration::from_secs(8);
 

@@ -51,6 +51,19 @@ impl Figure {
         }
     }
 
+    /// Under a name of its own, rather than one that says the quantile.
+    pub(crate) fn called(mut self, figure: impl Into<String>) -> Self {
+        self.figure = figure.into();
+        self
+    }
+
+    /// With the least and the most of several measurements, of which it is the sum or the mean.
+    pub(crate) fn within(mut self, each: &[f64]) -> Self {
+        self.min = each.iter().copied().fold(self.value, f64::min);
+        self.max = each.iter().copied().fold(self.value, f64::max);
+        self
+    }
+
     /// Puts it beside a baseline in the same unit.
     pub(crate) fn against(mut self, baseline: f64) -> Self {
         self.baseline = Some(baseline);

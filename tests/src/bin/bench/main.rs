@@ -2,9 +2,12 @@
 //! and judges nothing: what is fast enough is said by who reads the figures.
 
 mod change;
+mod dynamodb;
 mod figures;
 mod load;
 mod prototype;
+mod service;
+mod serving;
 mod system;
 mod takeover;
 
@@ -18,8 +21,8 @@ use tokio::signal::unix::{SignalKind, signal};
 ///
 /// Each benchmark prints its figures: value, spread, number of samples and, where there is one, the
 /// baseline that was measured in the same run, with the ratio of the two (value over baseline: below
-/// 1 is less than the baseline). The binary `touchline` is taken from beside this one; build both
-/// with the same profile first:
+/// 1 is less than the baseline). Touchline's binaries are taken from beside this one; build all of
+/// them with the same profile first:
 ///
 ///     cargo build --release
 #[derive(Debug, Parser)]
@@ -33,6 +36,8 @@ struct Args {
 enum Name {
     /// From a change of a match to the last fan's screen, and what it costs
     Change(change::Args),
+    /// What serving costs beside a bare server, and a push beside the prototype's loop
+    Serving(serving::Args),
     /// Leaders that are killed, and what fans notice of it
     Takeover(takeover::Args),
     /// The fans of a measurement, in a process of their own
@@ -41,6 +46,9 @@ enum Name {
     /// Fans who keep account of what they are shown, in a process of their own
     #[command(hide = true)]
     Fans(takeover::fans::Args),
+    /// A server that does nothing but send what it is given, in a process of its own
+    #[command(hide = true)]
+    Bare(serving::bare::Args),
     /// A DynamoDB, in a process of its own
     #[command(hide = true)]
     DynamoDb,
@@ -50,10 +58,12 @@ enum Name {
 async fn main() -> Result<()> {
     match Args::parse().name {
         Name::Change(args) => Box::pin(within(args.run_max(), change::run(args))).await,
+        Name::Serving(args) => Box::pin(within(args.run_max(), serving::run(args))).await,
         Name::Takeover(args) => Box::pin(within(args.run_max(), takeover::run(args))).await,
         Name::Load(args) => load::run(args).await,
         Name::Fans(args) => takeover::fans::run(args).await,
-        Name::DynamoDb => takeover::dynamodb::run().await,
+        Name::Bare(args) => serving::bare::run(args).await,
+        Name::DynamoDb => dynamodb::run().await,
     }
 }
 

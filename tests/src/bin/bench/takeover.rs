@@ -21,11 +21,9 @@ use crate::{
 mod account;
 mod cluster;
 mod conduct;
-pub(crate) mod dynamodb;
 pub(crate) mod fans;
 mod game;
 mod record;
-mod service;
 mod spelling;
 
 /// The event whose changes are pushed.

@@ -5,27 +5,21 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
-use serde_json::Value;
 use tempfile::TempDir;
 use touchline_client::Client;
-use touchline_store::tables::{Store, StoreArgs};
+use touchline_store::tables::Store;
 use touchline_tests::process::free_address;
 
-use super::{dynamodb::DynamoDb, service::Service, spelling};
-use crate::{load::unix_ns, system::DEADLINE};
+use super::spelling;
+use crate::{
+    dynamodb::DynamoDb,
+    load::unix_ns,
+    service::{ANY, Service, adapter_flags, text},
+    system::DEADLINE,
+};
 
 /// Adapters that may lead.
 const ADAPTERS: usize = 3;
-
-/// Flags of every adapter beside addresses: the pace of reading for a store that is not AWS's.
-const PACE: [(&str, &str); 2] = [
-    ("--poll-interval", "20ms"),
-    ("--shard-reads-per-second", "1000"),
-];
-
-/// Any free port.
-const ANY: &str = "127.0.0.1:0";
 
 /// The processes; killed when dropped.
 #[derive(Debug)]
@@ -66,7 +60,7 @@ impl Cluster {
         std::fs::write(&history, spelling::interactions())?;
         let dynamodb = DynamoDb::start().await?;
         let endpoint = dynamodb.endpoint.clone();
-        let store = store(&endpoint).await;
+        let store = dynamodb.store().await;
         store.prepare().await?;
         store.put_items(&spelling::items()?, &[], &|_| {}).await?;
         let (server, server_url) = server(&endpoint, &history.to_string_lossy()).await?;
@@ -177,16 +171,6 @@ impl Cluster {
     }
 }
 
-async fn store(endpoint: &str) -> Store {
-    #[derive(Parser)]
-    struct Args {
-        #[command(flatten)]
-        store: StoreArgs,
-    }
-    let args = Args::parse_from(["bench", "--dynamodb-endpoint", endpoint]);
-    Store::connect(&args.store).await
-}
-
 /// Starts the server and waits until it serves; gives its URL.
 async fn server(endpoint: &str, history: &str) -> Result<(Service, String)> {
     let flags = [
@@ -208,21 +192,4 @@ async fn front(endpoint: &str, server_url: &str) -> Result<(Service, String)> {
     flags.extend([("--fans-listen", &*fans), ("--never-lead", "")]);
     let (front, [_]) = Service::start(("front", "touchline-push"), &flags, ["started"]).await?;
     Ok((front, format!("ws://{fans}/dev")))
-}
-
-fn adapter_flags<'a>(endpoint: &'a str, server_url: &'a str) -> Vec<(&'static str, &'a str)> {
-    let mut flags = vec![
-        ("--dynamodb-endpoint", endpoint),
-        ("--server", server_url),
-        ("--listen", ANY),
-        ("--management-listen", ANY),
-    ];
-    flags.extend(PACE);
-    flags
-}
-
-/// A field of a message in a log.
-fn text<'a>(said: &'a Value, field: &str) -> Result<&'a str> {
-    let text = said[field].as_str();
-    text.with_context(|| format!("no {field} in {said}"))
 }

@@ -1,15 +1,19 @@
-//! The embedded DynamoDB engine in a process of its own, so that what the adapters use of it is not
-//! theirs.
+//! The embedded DynamoDB engine in a process of its own, so that what is used of it is
+//! not counted with who uses it.
 
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
+use clap::Parser;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, ChildStdin, Command},
 };
-use touchline_store::embedded::{Embedded, Place};
+use touchline_store::{
+    embedded::{Embedded, Place},
+    tables::{Store, StoreArgs},
+};
 
 use crate::system::DEADLINE;
 
@@ -32,15 +36,15 @@ pub(crate) async fn run() -> Result<()> {
 
 /// The process; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct DynamoDb {
-    pub(super) endpoint: String,
+pub(crate) struct DynamoDb {
+    pub(crate) endpoint: String,
     _child: Child,
     _stdin: Option<ChildStdin>,
 }
 
 impl DynamoDb {
     /// Starts it and waits until it serves.
-    pub(super) async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("dynamo-db")
             .stdin(Stdio::piped())
@@ -58,5 +62,16 @@ impl DynamoDb {
             _stdin: child.stdin.take(),
             _child: child,
         })
+    }
+
+    /// Its tables, for a process that is not measured.
+    pub(crate) async fn store(&self) -> Store {
+        #[derive(Parser)]
+        struct Args {
+            #[command(flatten)]
+            store: StoreArgs,
+        }
+        let args = Args::parse_from(["bench", "--dynamodb-endpoint", &self.endpoint]);
+        Store::connect(&args.store).await
     }
 }

@@ -1,4 +1,5 @@
-//! One of Touchline's services as a process of its own. Knows no flag of it.
+//! One of Touchline's services as a process of its own, and the flags that all runs of it share. Knows
+//! no message of it but how a log writes one.
 
 use std::{
     collections::VecDeque,
@@ -20,12 +21,21 @@ use crate::system::{DEADLINE, binary, cpu_of};
 /// Lines of a log that are kept.
 const LOG_LINES_MAX: usize = 60;
 
+/// Any free port.
+pub(crate) const ANY: &str = "127.0.0.1:0";
+
+/// Flags of every adapter beside addresses: the pace of reading for a store that is not AWS's.
+const PACE: [(&str, &str); 2] = [
+    ("--poll-interval", "20ms"),
+    ("--shard-reads-per-second", "1000"),
+];
+
 /// The last lines of a service's log.
 type Log = Arc<Mutex<VecDeque<String>>>;
 
 /// A running service; killed when dropped.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(crate) struct Service {
     name: String,
     child: Child,
     pid: u32,
@@ -37,7 +47,7 @@ pub(super) struct Service {
 impl Service {
     /// Starts a binary, which must log one message after the other; gives the fields of each. A flag
     /// whose value is empty stands alone.
-    pub(super) async fn start<const N: usize>(
+    pub(crate) async fn start<const N: usize>(
         (name, executable): (&str, &str),
         flags: &[(&str, &str)],
         messages: [&str; N],
@@ -65,7 +75,7 @@ impl Service {
         for (message, said) in messages.iter().zip(&mut said) {
             let saying = tokio::time::timeout(DEADLINE, says(message, &mut lines, &log)).await;
             let saying = saying.unwrap_or_else(|_| bail!("it does not say {message:?}"));
-            *said = saying.with_context(|| format!("{name}: {}", text(&log)))?;
+            *said = saying.with_context(|| format!("{name}: {}", lines_of(&log)))?;
         }
         let reading = TaskTracker::new().spawn({
             let log = log.clone();
@@ -86,18 +96,22 @@ impl Service {
     }
 
     /// Processor time that it has used so far.
-    pub(super) fn cpu(&self) -> Result<Duration> {
+    pub(crate) fn cpu(&self) -> Result<Duration> {
         cpu_of(self.pid).with_context(|| format!("{} has ended", self.name))
     }
 
     /// Kills it as a power cut does, and waits until it is gone.
-    pub(super) async fn kill_9(mut self) -> Result<()> {
+    pub(crate) async fn kill_9(mut self) -> Result<()> {
         self.child.kill().await.context("kill -9")
     }
 
     /// The end of its log, for a person to read.
-    pub(super) fn log(&self) -> String {
-        format!("{}, the end of its log:\n{}", self.name, text(&self.log))
+    pub(crate) fn log(&self) -> String {
+        format!(
+            "{}, the end of its log:\n{}",
+            self.name,
+            lines_of(&self.log)
+        )
     }
 }
 
@@ -132,7 +146,28 @@ fn keep(log: &Log, line: String) {
     log.push_back(line);
 }
 
-fn text(log: &Log) -> String {
+fn lines_of(log: &Log) -> String {
     let log = log.lock().unwrap_or_else(PoisonError::into_inner);
     log.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+/// Flags of an adapter over these tables that asks this server.
+pub(crate) fn adapter_flags<'a>(
+    endpoint: &'a str,
+    server_url: &'a str,
+) -> Vec<(&'static str, &'a str)> {
+    let mut flags = vec![
+        ("--dynamodb-endpoint", endpoint),
+        ("--server", server_url),
+        ("--listen", ANY),
+        ("--management-listen", ANY),
+    ];
+    flags.extend(PACE);
+    flags
+}
+
+/// A field of a message in a log.
+pub(crate) fn text<'a>(said: &'a Value, field: &str) -> Result<&'a str> {
+    let text = said[field].as_str();
+    text.with_context(|| format!("no {field} in {said}"))
 }
