@@ -5,6 +5,7 @@ mod change;
 mod dynamodb;
 mod figures;
 mod load;
+mod personalize;
 mod prototype;
 mod service;
 mod serving;
@@ -38,6 +39,8 @@ enum Name {
     Change(change::Args),
     /// What serving costs beside a bare server, and a push beside the prototype's loop
     Serving(serving::Args),
+    /// A goal for everybody, an overload and an outage, in front of a scarce Personalize
+    Personalize(personalize::Args),
     /// Leaders that are killed, and what fans notice of it
     Takeover(takeover::Args),
     /// The fans of a measurement, in a process of their own
@@ -59,6 +62,7 @@ async fn main() -> Result<()> {
     match Args::parse().name {
         Name::Change(args) => Box::pin(within(args.run_max(), change::run(args))).await,
         Name::Serving(args) => Box::pin(within(args.run_max(), serving::run(args))).await,
+        Name::Personalize(args) => Box::pin(within(args.run_max(), personalize::run(args))).await,
         Name::Takeover(args) => Box::pin(within(args.run_max(), takeover::run(args))).await,
         Name::Load(args) => load::run(args).await,
         Name::Fans(args) => takeover::fans::run(args).await,
