@@ -1,10 +1,9 @@
 //! Connections that API Gateway holds, or any front that speaks its `@connections` protocol, over
 //! the AWS SDK. Does no retries of the SDK's kind: a throttled post is backed off here, within the
-//! push's deadline.
+//! push's deadline, at the pace that the front bears ([`pace`]).
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,18 +19,31 @@ use aws_smithy_runtime_api::{client::result::SdkError, http::Response};
 use tokio::sync::Semaphore;
 use touchline_store::{aws::sdk_config, ids::ConnectionId};
 
+use self::{
+    pace::{Fault, Pace},
+    turns::Turns,
+};
 use super::{Connections, Frame, Limits, PostError};
 use crate::fanout::backoff::Backoff;
+
+mod pace;
+mod turns;
 
 /// Clients that are kept; each holds its endpoint's connection pool.
 const CLIENTS_MAX: usize = 64;
 
-/// Permits by connection: two connections that share one merely wait for each other.
-const TURNS: usize = 4_096;
-
 /// Attempts at an endpoint that cannot be reached: unlike a throttled one it may be gone for good,
 /// and its sessions go by their TTL.
 const UNREACHABLE_ATTEMPTS_MAX: u32 = 3;
+
+/// Attempts at a connection that does not read; after them it is left for the next walk.
+const SLOW_ATTEMPTS_MAX: u32 = 2;
+
+/// Slow connections have this part of the posts that may be in flight.
+const SLOW_PART: usize = 8;
+
+/// Before a connection that is said to be gone is looked at: one that opened just now may be said to be.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// How this process talks to API Gateway.
 #[derive(Debug, Clone)]
@@ -42,6 +54,8 @@ pub struct ApiGatewayOptions {
     pub timeout: Duration,
     /// Posts in flight, in all.
     pub posts_at_once: usize,
+    /// Posts a second to the APIs of one region, which share an account's quota.
+    pub posts_per_second: f64,
 }
 
 /// Posts through `PostToConnection`.
@@ -50,12 +64,13 @@ pub struct ApiGateway {
     options: ApiGatewayOptions,
     clients: Mutex<Clients>,
     in_flight: Semaphore,
-    turns: Vec<Semaphore>,
+    slow: Semaphore,
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
 struct Clients {
-    by_endpoint: HashMap<Arc<str>, Client>,
+    by_endpoint: HashMap<Arc<str>, (Client, Arc<Pace>)>,
     oldest_first: VecDeque<Arc<str>>,
 }
 
@@ -63,7 +78,9 @@ struct Clients {
 enum Attempt {
     Done,
     Failed(PostError),
+    Gone,
     Throttled,
+    Hung,
     Unreachable(String),
 }
 
@@ -72,7 +89,8 @@ impl ApiGateway {
     pub fn new(options: ApiGatewayOptions) -> Self {
         Self {
             in_flight: Semaphore::new(options.posts_at_once),
-            turns: (0..TURNS).map(|_| Semaphore::new(1)).collect(),
+            slow: Semaphore::new((options.posts_at_once / SLOW_PART).max(1)),
+            turns: Turns::default(),
             clients: Mutex::default(),
             options,
         }
@@ -83,7 +101,7 @@ impl ApiGateway {
         self.options.endpoint.is_some()
     }
 
-    async fn client(&self, endpoint: Option<&str>) -> Result<Client, PostError> {
+    async fn client(&self, endpoint: Option<&str>) -> Result<(Client, Arc<Pace>), PostError> {
         let endpoint = endpoint
             .or(self.options.endpoint.as_deref())
             .ok_or_else(|| {
@@ -94,8 +112,8 @@ impl ApiGateway {
             let reason = "the endpoint in its row is no http:// or https:// URL";
             return Err(PostError::Refused(reason.to_owned()));
         }
-        if let Some(client) = self.clients().by_endpoint.get(endpoint) {
-            return Ok(client.clone());
+        if let Some(known) = self.clients().by_endpoint.get(endpoint) {
+            return Ok(known.clone());
         }
         let shared = sdk_config(region(endpoint), Some(endpoint), self.options.timeout).await;
         let config = Builder::from(&shared)
@@ -103,8 +121,8 @@ impl ApiGateway {
             .retry_config(RetryConfig::disabled())
             .build();
         let client = Client::from_conf(config);
-        self.clients().keep(endpoint, client.clone());
-        Ok(client)
+        let limit = self.options.posts_per_second;
+        Ok(self.clients().keep(endpoint, client, limit))
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, Clients> {
@@ -112,23 +130,28 @@ impl ApiGateway {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, connection: &ConnectionId) -> &Semaphore {
-        let mut hasher = DefaultHasher::new();
-        connection.hash(&mut hasher);
-        // The remainder is below TURNS, so it fits.
-        &self.turns[(hasher.finish() % TURNS as u64) as usize]
-    }
-
+    /// One post, in its turn and at the front's pace.
     async fn attempt(
         &self,
-        client: &Client,
+        (client, pace): &(Client, Arc<Pace>),
         connection: &ConnectionId,
         frame: &Frame,
         limits: &Limits,
     ) -> Attempt {
-        let Ok(_in_flight) = self.in_flight.acquire().await else {
+        let in_flight = match pace.is_slow(connection, now()) {
+            // Who does not read holds up others of its kind only.
+            true => match self.slow.try_acquire() {
+                Ok(permit) => Ok(permit),
+                Err(_) => return Attempt::Failed(PostError::Throttled),
+            },
+            false => self.in_flight.acquire().await,
+        };
+        let Ok(_in_flight) = in_flight else {
             return Attempt::Failed(PostError::Unavailable("shutting down".to_owned()));
         };
+        if let Err(error) = token(pace, limits).await {
+            return Attempt::Failed(error);
+        }
         // Looked at with the turn in hand: what superseded this cannot have been posted yet.
         if let Err(error) = limits.allow() {
             return Attempt::Failed(error);
@@ -141,9 +164,57 @@ impl ApiGateway {
         match tokio::time::timeout(self.options.timeout, post).await {
             Ok(Ok(_)) => Attempt::Done,
             Ok(Err(error)) => classify(&error),
-            Err(_) => Attempt::Unreachable("no answer in time".to_owned()),
+            Err(_) => Attempt::Hung,
         }
     }
+
+    /// Whether a connection that is said to be gone is.
+    async fn is_gone(
+        &self,
+        (client, pace): &(Client, Arc<Pace>),
+        connection: &ConnectionId,
+        limits: &Limits,
+    ) -> Result<bool, PostError> {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_PAUSE) => {}
+            () = limits.superseded.cancelled() => return Err(PostError::Superseded),
+        }
+        token(pace, limits).await?;
+        let look = client
+            .get_connection()
+            .connection_id(connection.as_str())
+            .send();
+        match tokio::time::timeout(self.options.timeout, look).await {
+            Ok(Ok(_)) => Ok(false),
+            Ok(Err(error)) => match classify(&error) {
+                Attempt::Gone => Ok(true),
+                Attempt::Throttled => Err(PostError::Throttled),
+                // A front that cannot tell, or a role that may not ask: its first word counts.
+                _ => Ok(true),
+            },
+            Err(_) => Err(PostError::Throttled),
+        }
+    }
+}
+
+/// Waits for leave to post.
+async fn token(pace: &Pace, limits: &Limits) -> Result<(), PostError> {
+    let waiting = async {
+        let _turn = pace.turn.lock().await;
+        while let Err(pause) = pace.take(now()) {
+            // The timer has whole milliseconds; less than one would spin.
+            tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
+        }
+    };
+    tokio::select! {
+        () = waiting => Ok(()),
+        () = limits.superseded.cancelled() => Err(PostError::Superseded),
+        () = tokio::time::sleep_until(limits.deadline.into()) => Err(PostError::Throttled),
+    }
+}
+
+fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
 }
 
 #[async_trait]
@@ -155,21 +226,41 @@ impl Connections for ApiGateway {
         frame: Frame,
         limits: &Limits,
     ) -> Result<(), PostError> {
-        let client = self.client(endpoint).await?;
+        let front = self.client(endpoint).await?;
+        let pace = &front.1;
         let _turn = tokio::select! {
-            turn = self.turn(connection).acquire() => turn,
+            turn = self.turns.take(connection) => turn,
             () = limits.superseded.cancelled() => return Err(PostError::Superseded),
         };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut unreachable = 0;
+        let (mut unreachable, mut slow, mut looked) = (0, 0, false);
         loop {
-            let error = match self.attempt(&client, connection, &frame, limits).await {
+            let error = match self.attempt(&front, connection, &frame, limits).await {
                 Attempt::Done => {
+                    pace.answered(connection);
                     frame.delivered();
                     return Ok(());
                 }
                 Attempt::Failed(error) => return Err(error),
-                Attempt::Throttled => PostError::Throttled,
+                Attempt::Gone if looked => return Err(PostError::Gone),
+                Attempt::Gone => {
+                    looked = true;
+                    if self.is_gone(&front, connection, limits).await? {
+                        return Err(PostError::Gone);
+                    }
+                    continue;
+                }
+                Attempt::Throttled => {
+                    if pace.throttled(connection, now()) == Fault::Connection {
+                        slow += 1;
+                    }
+                    PostError::Throttled
+                }
+                Attempt::Hung => {
+                    pace.hung(connection, now());
+                    slow += 1;
+                    PostError::Unavailable("no answer in time".to_owned())
+                }
                 Attempt::Unreachable(reason) => {
                     unreachable += 1;
                     if unreachable >= UNREACHABLE_ATTEMPTS_MAX {
@@ -179,7 +270,7 @@ impl Connections for ApiGateway {
                 }
             };
             let pause = backoff.pause();
-            if Instant::now() + pause >= limits.deadline {
+            if slow >= SLOW_ATTEMPTS_MAX || Instant::now() + pause >= limits.deadline {
                 return Err(error);
             }
             tokio::select! {
@@ -194,7 +285,7 @@ impl Connections for ApiGateway {
         connection: &ConnectionId,
         endpoint: Option<&str>,
     ) -> Result<(), PostError> {
-        let client = self.client(endpoint).await?;
+        let (client, _) = self.client(endpoint).await?;
         let delete = client
             .delete_connection()
             .connection_id(connection.as_str())
@@ -203,7 +294,9 @@ impl Connections for ApiGateway {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(match classify(&error) {
                 Attempt::Failed(error) => error,
+                Attempt::Gone => PostError::Gone,
                 Attempt::Throttled => PostError::Throttled,
+                Attempt::Hung => PostError::Unavailable("no answer in time".to_owned()),
                 Attempt::Unreachable(reason) => PostError::Unavailable(reason),
                 Attempt::Done => return Ok(()),
             }),
@@ -213,18 +306,27 @@ impl Connections for ApiGateway {
 }
 
 impl Clients {
-    fn keep(&mut self, endpoint: &str, client: Client) {
-        if self.by_endpoint.contains_key(endpoint) {
-            return;
+    fn keep(&mut self, endpoint: &str, client: Client, limit: f64) -> (Client, Arc<Pace>) {
+        if let Some(known) = self.by_endpoint.get(endpoint) {
+            return known.clone();
         }
         if self.oldest_first.len() >= CLIENTS_MAX
             && let Some(oldest) = self.oldest_first.pop_front()
         {
             self.by_endpoint.remove(&oldest);
         }
+        // The APIs of an account in one region share its quota.
+        let shared = region(endpoint).and_then(|here| {
+            let mut others = self.by_endpoint.iter();
+            let other = others.find(|(other, _)| region(other) == Some(here));
+            other.map(|(_, (_, pace))| pace.clone())
+        });
+        let pace = shared.unwrap_or_else(|| Arc::new(Pace::new(limit, now())));
         let endpoint: Arc<str> = endpoint.into();
         self.oldest_first.push_back(endpoint.clone());
-        self.by_endpoint.insert(endpoint, client);
+        self.by_endpoint
+            .insert(endpoint, (client.clone(), pace.clone()));
+        (client, pace)
     }
 }
 
@@ -244,7 +346,7 @@ where
     let Some(response) = error.raw_response() else {
         let reason = match error {
             SdkError::DispatchFailure(_) => "it cannot be reached",
-            SdkError::TimeoutError(_) => "no answer in time",
+            SdkError::TimeoutError(_) => return Attempt::Hung,
             SdkError::ConstructionFailure(_) => {
                 let reason = "the request cannot be built or signed".to_owned();
                 return Attempt::Failed(PostError::Refused(reason));
@@ -259,7 +361,7 @@ where
         _ => "none",
     };
     match status {
-        410 => Attempt::Failed(PostError::Gone),
+        410 => Attempt::Gone,
         429 => Attempt::Throttled,
         500.. => Attempt::Unreachable(format!("status {status}, {code}")),
         _ => Attempt::Failed(PostError::Refused(format!("status {status}, {code}"))),

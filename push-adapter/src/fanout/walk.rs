@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use touchline_store::{
     ids::ConsumerId,
     session::{Protocol, Session},
@@ -75,6 +78,17 @@ pub(super) struct Walk<'a> {
     open: AtomicBool,
 }
 
+/// Hands messages to those who post. What is superseded meanwhile is dropped here, or there.
+async fn hand_over(messages: Vec<Post>, limits: &Limits, posts: &mpsc::Sender<Post>) {
+    for message in messages {
+        tokio::select! {
+            // They take messages until the last sender is gone.
+            _ = posts.send(message) => {}
+            () = limits.superseded.cancelled() => return,
+        }
+    }
+}
+
 /// Whom a walk looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
@@ -83,6 +97,9 @@ pub(super) enum Look {
     /// Those who registered since then.
     Late(SystemTime),
 }
+
+/// A message for a session.
+type Post = (Session, Utf8Bytes);
 
 /// Sessions by consumer: one question to the server.
 type Batch = Vec<(ConsumerId, Vec<Session>)>;
@@ -126,14 +143,24 @@ impl<'a> Walk<'a> {
                 };
                 stream::iter(batches)
             });
-        batches
-            .for_each_concurrent(self.fan_out.options.batches_at_once, |batch| async move {
-                match self.task {
-                    Task::Push(shown) => self.serve(shown, batch, limits, mark).await,
-                    Task::End { .. } => self.end(batch, limits, mark).await,
-                }
-            })
-            .await;
+        // A post that takes its time holds up its own place there, and no question.
+        let (posts, posted) = mpsc::channel(self.fan_out.options.posts_at_once);
+        let asking = async {
+            let posts = posts;
+            batches
+                .for_each_concurrent(self.fan_out.options.batches_at_once, |batch| {
+                    let posts = posts.clone();
+                    async move {
+                        match self.task {
+                            Task::Push(shown) => self.serve(shown, batch, limits, &posts).await,
+                            Task::End { .. } => self.end(batch, limits, &posts).await,
+                        }
+                    }
+                })
+                .await;
+        };
+        let posting = self.post_all(posted, limits, mark).boxed();
+        tokio::join!(asking, posting);
         !self.open.load(Ordering::Relaxed) && !limits.superseded.is_cancelled()
     }
 
@@ -180,11 +207,11 @@ impl<'a> Walk<'a> {
         shown: &std::sync::Arc<Shown>,
         mut batch: Batch,
         limits: &Limits,
-        mark: &Mark,
+        posts: &mpsc::Sender<Post>,
     ) {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
-            self.ask_and_post(shown, &mut batch, limits, mark).await;
+            self.ask(shown, &mut batch, limits, posts).await;
             if batch.is_empty() || limits.superseded.is_cancelled() {
                 return;
             }
@@ -201,12 +228,12 @@ impl<'a> Walk<'a> {
     }
 
     /// One question. Who is answered for good leaves the batch.
-    async fn ask_and_post(
+    async fn ask(
         &self,
         shown: &std::sync::Arc<Shown>,
         batch: &mut Batch,
         limits: &Limits,
-        mark: &Mark,
+        posts: &mpsc::Sender<Post>,
     ) {
         let consumers: Vec<_> = batch.iter().map(|(consumer, _)| consumer.clone()).collect();
         let components = &self.fan_out.components;
@@ -225,7 +252,7 @@ impl<'a> Walk<'a> {
                     break;
                 }
             };
-            let mut posts = Vec::new();
+            let mut answered = Vec::new();
             for answer in part {
                 let Some((_, sessions)) = batch.get_mut(answer.index) else {
                     continue;
@@ -234,7 +261,7 @@ impl<'a> Walk<'a> {
                     Ok((set, recommendation_id)) => {
                         for session in std::mem::take(sessions) {
                             let text = set.message(session.protocol, &recommendation_id);
-                            posts.push((session, text));
+                            answered.push((session, text));
                         }
                     }
                     Err(status) if passes(&status) => {}
@@ -247,7 +274,7 @@ impl<'a> Walk<'a> {
                     }
                 }
             }
-            self.post(posts, limits, mark).await;
+            hand_over(answered, limits, posts).await;
         }
         batch.retain(|(_, sessions)| !sessions.is_empty());
     }
@@ -266,45 +293,37 @@ impl<'a> Walk<'a> {
         self.tally.failed.fetch_add(sessions, Ordering::Relaxed);
     }
 
-    async fn end(&self, batch: Batch, limits: &Limits, mark: &Mark) {
+    async fn end(&self, batch: Batch, limits: &Limits, posts: &mpsc::Sender<Post>) {
         let text = messages::ended(self.task.event_id(), self.task.position());
-        let posts = batch
+        let messages = batch
             .into_iter()
             .flat_map(|(_, sessions)| sessions)
             .map(|session| (session, text.clone()))
             .collect();
-        self.post(posts, limits, mark).await;
+        hand_over(messages, limits, posts).await;
     }
 
-    async fn post(
-        &self,
-        posts: Vec<(Session, tokio_tungstenite::tungstenite::Utf8Bytes)>,
-        limits: &Limits,
-        mark: &Mark,
-    ) {
+    async fn post_all(&self, posts: mpsc::Receiver<Post>, limits: &Limits, mark: &Mark) {
         let at_once = self.fan_out.options.posts_at_once;
-        stream::iter(posts)
-            .for_each_concurrent(at_once, |(session, text)| async move {
-                let of = StateOf {
-                    event_id: self.task.event_id().clone(),
-                    consumer_id: session.consumer_id.clone(),
-                    position: self.task.position().cloned(),
-                    answers: false,
-                };
-                let frame = Frame::state(text, of).measured(mark.clone());
-                let posted = self
-                    .fan_out
-                    .connections
-                    .post(
-                        &session.connection_id,
-                        session.endpoint.as_deref(),
-                        frame,
-                        limits,
-                    )
-                    .await;
-                self.count(&session, posted).await;
-            })
+        ReceiverStream::new(posts)
+            .for_each_concurrent(at_once, |post| self.post(post, limits, mark))
             .await;
+    }
+
+    async fn post(&self, (session, text): Post, limits: &Limits, mark: &Mark) {
+        let of = StateOf {
+            event_id: self.task.event_id().clone(),
+            consumer_id: session.consumer_id.clone(),
+            position: self.task.position().cloned(),
+            answers: false,
+        };
+        let frame = Frame::state(text, of).measured(mark.clone());
+        let connections = &self.fan_out.connections;
+        let endpoint = session.endpoint.as_deref();
+        let posted = connections
+            .post(&session.connection_id, endpoint, frame, limits)
+            .await;
+        self.count(&session, posted).await;
     }
 
     async fn count(&self, session: &Session, posted: Result<(), PostError>) {

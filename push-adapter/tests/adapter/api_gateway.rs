@@ -1,6 +1,8 @@
 //! Posting to API Gateway through the real SDK, against a stand-in that throttles, refuses and waits.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, future::join_all, stream};
 
 use tokio_util::sync::CancellationToken;
 use touchline_push::{
@@ -14,9 +16,37 @@ use touchline_store::ids::ConnectionId;
 
 use crate::support::{
     DEADLINE, World,
-    connections::{StandIn, session},
+    connections::{Conduct, StandIn, session},
     eventually, round,
 };
+
+/// A front that posts to the stand-in, and as long as it likes.
+fn front(
+    stand_in: &StandIn,
+    posts_at_once: usize,
+    posts_per_second: f64,
+    timeout: Duration,
+) -> (ApiGateway, Limits) {
+    let front = ApiGateway::new(ApiGatewayOptions {
+        endpoint: Some(stand_in.endpoint("prod")),
+        timeout,
+        posts_at_once,
+        posts_per_second,
+    });
+    let tenure = Tenure::ended();
+    tenure.extend(Instant::now() + DEADLINE * 3);
+    let limits = Limits {
+        deadline: Instant::now() + DEADLINE * 2,
+        superseded: CancellationToken::new(),
+        tenure,
+    };
+    (front, limits)
+}
+
+async fn post(front: &ApiGateway, limits: &Limits, connection: &str) -> Result<(), PostError> {
+    let id = ConnectionId::new(connection).unwrap();
+    front.post(&id, None, Frame::reply("GOAL"), limits).await
+}
 
 /// A connection that the stand-in holds, with an id as API Gateway gives them.
 const CONNECTION: &str = "L0SM9cOFvHcCIhw=";
@@ -86,22 +116,9 @@ async fn a_connection_has_one_post_in_flight_and_the_newest_state_last() {
 async fn once_the_tenure_has_ended_no_post_is_begun_or_tried_again() {
     let stand_in = StandIn::start(&[429]).await;
     stand_in.hold(Some("prod"));
-    let front = ApiGateway::new(ApiGatewayOptions {
-        endpoint: Some(stand_in.endpoint("prod")),
-        timeout: DEADLINE,
-        posts_at_once: 1,
-    });
-    let tenure = Tenure::ended();
-    tenure.extend(Instant::now() + DEADLINE);
-    let limits = Limits {
-        deadline: Instant::now() + DEADLINE,
-        superseded: CancellationToken::new(),
-        tenure: tenure.clone(),
-    };
-    let post = async |connection: &str| {
-        let id = ConnectionId::new(connection).unwrap();
-        front.post(&id, None, Frame::reply("GOAL"), &limits).await
-    };
+    let (front, limits) = front(&stand_in, 1, 1_000.0, DEADLINE);
+    let tenure = limits.tenure.clone();
+    let post = |connection| post(&front, &limits, connection);
     let ending = async {
         eventually(|| async { stand_in.posted().len() == 1 }).await;
         tenure.end();
@@ -111,4 +128,100 @@ async fn once_the_tenure_has_ended_no_post_is_begun_or_tried_again() {
     assert_eq!(throttled, Err(PostError::Lapsed));
     assert_eq!(waiting, Err(PostError::Lapsed));
     assert_eq!(stand_in.posted().len(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_gone_loses_its_row_and_one_that_is_not_gets_its_message() {
+    let world = World::start().await;
+    let stand_in = StandIn::start(&[]).await;
+    for (connection, conduct) in [("gone", Conduct::Status(410)), ("new", Conduct::GoneOnce)] {
+        stand_in.conduct(connection, conduct);
+        session(
+            &world.store,
+            connection,
+            connection,
+            &stand_in.endpoint("prod"),
+        )
+        .await;
+    }
+    let mut rounds = world.adapter.running.rounds();
+    world.put("1", "GOAL").await;
+    let served = round(&mut rounds, |_| true).await;
+    assert_eq!((served.pushed, served.gone, served.failed), (1, 1, 0));
+    assert_eq!(stand_in.posted_to("gone").len(), 1);
+    assert_eq!(stand_in.posted_to("new").len(), 2);
+    world.put("1", "PENALTY").await;
+    round(&mut rounds, |served| served.pushed == 1 && served.gone == 0).await;
+}
+
+#[tokio::test]
+async fn slow_gone_and_refused_connections_hold_up_nobody_else() {
+    let stand_in = StandIn::start(&[]).await;
+    let conducts = [
+        Conduct::Hang,
+        Conduct::Status(429),
+        Conduct::Status(410),
+        Conduct::Status(413),
+        Conduct::Status(403),
+        Conduct::Status(500),
+    ];
+    let bad: Vec<(String, Conduct)> = (0..48)
+        .map(|number| (format!("bad-{number}"), conducts[number % conducts.len()]))
+        .collect();
+    for (connection, conduct) in &bad {
+        stand_in.conduct(connection, *conduct);
+    }
+    let (front, limits) = front(&stand_in, 64, 10_000.0, Duration::from_secs(2));
+    // The second time it is known who is slow.
+    for turn in ["first", "second"] {
+        let began = Instant::now();
+        let bad = bad.iter().map(async |(connection, conduct)| {
+            let posted = post(&front, &limits, connection).await;
+            match conduct {
+                Conduct::Hang => assert!(matches!(
+                    posted,
+                    Err(PostError::Unavailable(_) | PostError::Throttled)
+                )),
+                Conduct::Status(429) => assert_eq!(posted, Err(PostError::Throttled)),
+                Conduct::Status(410) => assert_eq!(posted, Err(PostError::Gone)),
+                Conduct::Status(413 | 403) => assert!(matches!(posted, Err(PostError::Refused(_)))),
+                _ => assert!(matches!(posted, Err(PostError::Unavailable(_)))),
+            }
+        });
+        let healthy = (0..500).map(|number| format!("fan-{number}"));
+        let healthy = stream::iter(healthy)
+            .map(async |fan| {
+                post(&front, &limits, &fan).await.unwrap();
+                began.elapsed()
+            })
+            .buffer_unordered(128)
+            .collect::<Vec<_>>();
+        let (_, served) = tokio::join!(join_all(bad), healthy);
+        let last = served.into_iter().max().unwrap();
+        println!("figure: {turn}, the last of 500 healthy connections after {last:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_bears_less_is_posted_to_as_fast_as_it_bears() {
+    const LIMIT: f64 = 200.0;
+    let stand_in = StandIn::start(&[]).await;
+    let (front, limits) = front(&stand_in, 64, 2.0 * LIMIT, DEADLINE);
+    stand_in.limit(LIMIT);
+    let began = Instant::now();
+    let posts = (0..1_500).map(|number| format!("fan-{number}"));
+    let posts: Vec<_> = stream::iter(posts)
+        .map(async |fan| post(&front, &limits, &fan).await)
+        .buffer_unordered(128)
+        .collect()
+        .await;
+    // Who met the quota while nothing was known of it is left for the next walk.
+    let taken = posts.iter().filter(|posted| posted.is_ok()).count();
+    let left = posts
+        .iter()
+        .filter(|posted| **posted == Err(PostError::Throttled));
+    assert_eq!(taken + left.count(), posts.len());
+    assert!(taken > 1_400, "{taken}");
+    let goodput = taken as f64 / began.elapsed().as_secs_f64() / LIMIT;
+    println!("figure: goodput {goodput:.2} of the limit");
 }
