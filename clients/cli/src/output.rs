@@ -49,6 +49,14 @@ pub fn progress_style(what: &str) -> ProgressStyle {
         .expect("the template is a constant but for a word; a test makes it")
 }
 
+/// The same, with how fast it is and how long it still takes.
+pub fn timed_progress_style(what: &str) -> ProgressStyle {
+    ProgressStyle::with_template(&format!(
+        "{{wide_bar}} {{human_pos}}/{{human_len}} {what}  {{per_sec}}  {{eta}} left"
+    ))
+    .expect("the template is a constant but for a word; a test makes it")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +65,7 @@ mod tests {
     fn every_bar_can_be_made() {
         for what in ["items", "moments"] {
             progress_style(what);
+            timed_progress_style(what);
         }
     }
 }
