@@ -2,12 +2,12 @@
 //! is said by colour alone.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     io::{IsTerminal, Write},
 };
 
 use anstyle::{AnsiColor, Style};
-use indicatif::ProgressStyle;
+use indicatif::{ProgressState, ProgressStyle};
 
 use crate::Error;
 
@@ -52,9 +52,16 @@ pub fn progress_style(what: &str) -> ProgressStyle {
 /// The same, with how fast it is and how long it still takes.
 pub fn timed_progress_style(what: &str) -> ProgressStyle {
     ProgressStyle::with_template(&format!(
-        "{{wide_bar}} {{human_pos}}/{{human_len}} {what}  {{per_sec}}  {{eta}} left"
+        "{{wide_bar}} {{human_pos}}/{{human_len}} {what}  {{rate}}  {{eta}} left"
     ))
     .expect("the template is a constant but for a word; a test makes it")
+    .with_key(
+        "rate",
+        |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // A bar that cannot be written stops nothing.
+            let _ = write!(text, "{:.0}/s", state.per_sec());
+        },
+    )
 }
 
 #[cfg(test)]
