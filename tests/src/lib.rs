@@ -3,6 +3,7 @@
 
 pub mod alone;
 pub mod calls;
+pub mod campaign;
 pub mod dynamodb;
 pub mod fan;
 pub mod local;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::eventually;
 
@@ -70,6 +70,69 @@ impl Process {
             .await
             .with_context(|| format!("{} does not end", self.name))??;
         Ok(status.code())
+    }
+}
+
+/// What a binary that ended has said.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+/// A binary whose words are wanted; killed when dropped.
+#[derive(Debug)]
+pub struct Talking(Child);
+
+impl Talking {
+    /// Starts `name` with `arguments`.
+    pub fn start(name: &'static str, arguments: &[&str]) -> Result<Self> {
+        Self::spawn(name, arguments, Stdio::null())
+    }
+
+    /// The same, and what is written becomes its standard input.
+    pub fn start_told(name: &'static str, arguments: &[&str]) -> Result<(Self, ChildStdin)> {
+        let mut talking = Self::spawn(name, arguments, Stdio::piped())?;
+        let input = talking.0.stdin.take().context("it was asked for")?;
+        Ok((talking, input))
+    }
+
+    fn spawn(name: &'static str, arguments: &[&str], input: Stdio) -> Result<Self> {
+        let child = Command::new(binary(name)?)
+            .args(arguments)
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{name} does not start"))?;
+        Ok(Self(child))
+    }
+
+    /// Sends what Ctrl-C sends.
+    pub async fn interrupt(&self) -> Result<()> {
+        let pid = self.0.id().context("it has ended already")?;
+        let sent = Command::new("kill")
+            .args(["-INT", &pid.to_string()])
+            .status()
+            .await?;
+        anyhow::ensure!(sent.success(), "kill -INT {pid}: {sent}");
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub async fn ended(self) -> Result<Said> {
+        let ended = tokio::time::timeout(crate::DEADLINE, self.0.wait_with_output());
+        let output = ended.await.context("it does not end")??;
+        Ok(Said {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout)?,
+            err: String::from_utf8(output.stderr)?,
+        })
     }
 }
 

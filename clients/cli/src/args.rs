@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     completions::CompletionsArgs, event::EventCommand, fan::FanArgs, items::ItemsCommand,
-    local::LocalArgs, replay::ReplayArgs, tables::TablesCommand, watch::WatchArgs,
+    local::LocalArgs, replay::ReplayArgs, tables::TablesCommand, warm::WarmArgs, watch::WatchArgs,
 };
 
 /// Live-event personalisation: the whole system on this machine, and the client of any installation.
@@ -52,6 +52,8 @@ pub enum Command {
     Fan(FanArgs),
     /// Play a match into an event
     Replay(ReplayArgs),
+    /// Fill the server's cache with the rankings of many consumers, before a match
+    Warm(WarmArgs),
     /// The item catalog
     #[command(subcommand)]
     Items(ItemsCommand),

@@ -7,4 +7,5 @@ pub mod items;
 pub mod local;
 pub mod replay;
 pub mod tables;
+pub mod warm;
 pub mod watch;

@@ -90,6 +90,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A cache that is not warmed, or not wholly: why, and what to do.
+    #[error("{0}")]
+    Warm(String),
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),

@@ -8,7 +8,8 @@
 //!   the other, and Ctrl-C;
 //! - [`stack`]: the services in one process, as `touchline local` and the tests start them;
 //! - [`demo`], [`match_file`], [`items_csv`]: the demo's data, and the files that can be read;
-//! - [`replay`], [`fan`]: playing a match into the event table; a fan's WebSocket;
+//! - [`replay`], [`fan`], [`mod@warm`]: playing a match into the event table; a fan's WebSocket; filling
+//!   the server's cache before a match;
 //! - [`page`]: the page that `touchline local` serves;
 //! - [`show`], [`output`], [`error`]: how states, sets and errors look to people and machines.
 
@@ -25,5 +26,6 @@ pub mod replay;
 pub mod run;
 pub mod show;
 pub mod stack;
+pub mod warm;
 
 pub use error::Error;

@@ -2,12 +2,12 @@
 //! is said by colour alone.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     io::{IsTerminal, Write},
 };
 
 use anstyle::{AnsiColor, Style};
-use indicatif::ProgressStyle;
+use indicatif::{ProgressState, ProgressStyle};
 
 use crate::Error;
 
@@ -49,6 +49,21 @@ pub fn progress_style(what: &str) -> ProgressStyle {
         .expect("the template is a constant but for a word; a test makes it")
 }
 
+/// The same, with how fast it is and how long it still takes.
+pub fn timed_progress_style(what: &str) -> ProgressStyle {
+    ProgressStyle::with_template(&format!(
+        "{{wide_bar}} {{human_pos}}/{{human_len}} {what}  {{rate}}  {{eta}} left"
+    ))
+    .expect("the template is a constant but for a word; a test makes it")
+    .with_key(
+        "rate",
+        |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // A bar that cannot be written stops nothing.
+            let _ = write!(text, "{:.0}/s", state.per_sec());
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +72,7 @@ mod tests {
     fn every_bar_can_be_made() {
         for what in ["items", "moments"] {
             progress_style(what);
+            timed_progress_style(what);
         }
     }
 }

@@ -11,7 +11,7 @@ use touchline_runtime::signals;
 use crate::{
     Error,
     args::{Cli, Command},
-    commands::{completions, event, fan, items, local, replay, tables, watch},
+    commands::{completions, event, fan, items, local, replay, tables, warm, watch},
     output,
 };
 
@@ -72,6 +72,7 @@ fn command(cli: Cli, shutdown: CancellationToken) -> BoxFuture<'static, Result<(
         Command::Watch(args) => watch::run(args, shutdown).boxed(),
         Command::Fan(args) => fan::run(args, shutdown).boxed(),
         Command::Replay(args) => replay::run(args, shutdown).boxed(),
+        Command::Warm(args) => warm::run(args, shutdown).boxed(),
         // These can be left anywhere: each of their writes stands for itself.
         Command::Event(command) => until(shutdown, event::run(command).boxed()).boxed(),
         Command::Items(command) => until(shutdown, items::run(command).boxed()).boxed(),

@@ -20,7 +20,7 @@ use touchline_proto::v1::{
 use crate::{
     Error, Watched,
     error::{fails_over, never_began},
-    replicas::{self, Replicas, Resolve},
+    replicas::{self, Replica, Replicas, Resolve},
     watch,
 };
 
@@ -64,6 +64,16 @@ pub struct BatchAnswer {
     pub component_set: Result<Arc<proto::ComponentSet>, Error>,
     /// To be named with interactions; empty when the recommender gave none.
     pub recommendation_id: String,
+}
+
+/// The consumers of many that one replica is asked for, and how it asks its recommender.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// How many of the consumers belong to it.
+    pub consumers: usize,
+    /// Its way to the recommender, the budget among the rest; `None` when that runs in its own
+    /// process.
+    pub recommender: Option<proto::RecommenderState>,
 }
 
 /// Connections to Touchline's server, made when the first call needs them and again when they broke:
@@ -138,6 +148,61 @@ impl Client {
         set.ok_or_else(|| Error::unreadable("no component set"))
     }
 
+    /// How many consumers, of these, belong to which replica, and what that replica's way to the
+    /// recommender is doing. Each replica is asked for the set of one of its consumers in this
+    /// context, by context key: a question that its cache may answer and that counts against no cap.
+    /// Replicas that none of the consumers belongs to are not asked.
+    pub async fn shares(
+        &self,
+        context: BTreeMap<String, String>,
+        consumer_ids: &[&str],
+    ) -> Result<Vec<Share>, Error> {
+        use get_components_request::Situation::Context;
+        let ask = async |replica: &Replica, consumer_id: &str| {
+            let message = proto::GetComponentsRequest {
+                consumer_id: consumer_id.to_owned(),
+                situation: Some(Context(proto::Context {
+                    values: context.clone(),
+                })),
+                explain: true,
+                ..proto::GetComponentsRequest::default()
+            };
+            let mut components = components(replica.channel());
+            self.timed(message, async |request| {
+                components.get_components(request).await
+            })
+            .await
+        };
+        let mut tried: Vec<Replica> = Vec::new();
+        let mut failed = Status::unavailable("no replica is known");
+        // Each round but the last finds a replica gone, whose consumers others have then.
+        loop {
+            let everybody = (0..).zip(consumer_ids.iter().copied());
+            let groups = self.replicas.split(everybody, &tried).await;
+            if groups.is_empty() && !consumer_ids.is_empty() {
+                return Err(failed.into());
+            }
+            let (mut shares, known) = (Vec::new(), tried.len());
+            for (replica, places) in groups {
+                match ask(&replica, consumer_ids[places[0] as usize]).await {
+                    Ok(answer) => shares.push(Share {
+                        consumers: places.len(),
+                        recommender: answer.explanation.and_then(|it| it.recommender),
+                    }),
+                    Err(status) if fails_over(&status) => {
+                        replica.failed();
+                        tried.push(replica);
+                        failed = status;
+                    }
+                    Err(status) => return Err(status.into()),
+                }
+            }
+            if tried.len() == known {
+                return Ok(shares);
+            }
+        }
+    }
+
     /// What each of many consumers (at most 1,000) is shown in a state of an event, as the answers
     /// come in. One consumer's error is its own answer; an error of the stream ends it.
     pub fn batch(
@@ -145,10 +210,22 @@ impl Client {
         state: proto::EventState,
         consumer_ids: Vec<String>,
     ) -> impl Stream<Item = Result<BatchAnswer, Error>> + Send + use<> {
+        self.batch_for(proto::Purpose::Unspecified, state, consumer_ids)
+    }
+
+    /// The same, for another purpose than a live push: it decides who is served first when the
+    /// recommender's budget is short.
+    pub fn batch_for(
+        &self,
+        purpose: proto::Purpose,
+        state: proto::EventState,
+        consumer_ids: Vec<String>,
+    ) -> impl Stream<Item = Result<BatchAnswer, Error>> + Send + use<> {
         let deadline = self.deadlines.batch;
         let request = proto::BatchGetComponentsRequest {
             state: Some(state),
             consumer_ids,
+            purpose: purpose.into(),
             ..proto::BatchGetComponentsRequest::default()
         };
         let end = Instant::now() + deadline;
@@ -298,9 +375,21 @@ impl Client {
         }
     }
 
-    /// One call with one answer, under the deadline. The deadline travels with the request, and is
-    /// also kept here, for a server that never answers.
+    /// One call with one answer, under the deadline.
     async fn call<Q, A, F>(&self, message: Q, ask: impl FnOnce(Request<Q>) -> F) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        Ok(self.timed(message, ask).await?)
+    }
+
+    /// The same, with the answer as it came. The deadline travels with the request, and is also kept
+    /// here, for a server that never answers.
+    async fn timed<Q, A, F>(
+        &self,
+        message: Q,
+        ask: impl FnOnce(Request<Q>) -> F,
+    ) -> Result<A, Status>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
@@ -308,7 +397,7 @@ impl Client {
         request.set_timeout(self.deadlines.call);
         match tokio::time::timeout(self.deadlines.call, ask(request)).await {
             Ok(answer) => Ok(answer?.into_inner()),
-            Err(_) => Err(timed_out()),
+            Err(_) => Err(too_late()),
         }
     }
 }
@@ -364,5 +453,9 @@ fn until<T: Send>(
 }
 
 fn timed_out() -> Error {
-    Error::TimedOut(Status::deadline_exceeded("the client's deadline"))
+    Error::TimedOut(too_late())
+}
+
+fn too_late() -> Status {
+    Status::deadline_exceeded("the client's deadline")
 }

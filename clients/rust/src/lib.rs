@@ -39,7 +39,7 @@ mod error;
 pub mod replicas;
 mod watch;
 
-pub use client::{BatchAnswer, Client, Deadlines, Situation};
+pub use client::{BatchAnswer, Client, Deadlines, Share, Situation};
 pub use error::{Error, Violation};
 /// The messages of package `touchline.v1`.
 pub use touchline_proto::v1 as proto;

@@ -155,7 +155,7 @@ impl Replicas {
 
     /// Consumers by the replica that each is to be asked of, leaving out those in `tried`. Who has
     /// no replica left is in no group.
-    async fn split(
+    pub(crate) async fn split(
         &self,
         consumers: impl Iterator<Item = (u32, &str)>,
         tried: &[Replica],

@@ -66,10 +66,17 @@ impl ComponentService for Replica {
         &self,
         request: Request<proto::GetComponentsRequest>,
     ) -> Result<Response<proto::GetComponentsResponse>, Status> {
-        let component_set = Some(self.set(&request.into_inner().consumer_id));
+        let request = request.into_inner();
+        let recommender = proto::RecommenderState {
+            limit_per_second: f64::from(self.address.port()),
+            ..Default::default()
+        };
         Ok(Response::new(proto::GetComponentsResponse {
-            component_set,
-            explanation: None,
+            component_set: Some(self.set(&request.consumer_id)),
+            explanation: request.explain.then(|| proto::Explanation {
+                recommender: Some(recommender),
+                ..Default::default()
+            }),
         }))
     }
 
@@ -286,6 +293,37 @@ async fn a_consumers_calls_go_to_one_replica_to_the_next_when_it_leaves_and_back
     world.places[1].come().await;
     world.until_owned(&all).await;
     assert_eq!(world.batch().await, owned(&all));
+}
+
+#[tokio::test]
+async fn who_has_which_share_of_the_consumers_is_known_also_when_a_replica_is_gone() {
+    let mut world = World::start().await;
+    let all = world.addresses();
+    let consumers: Vec<_> = consumers().collect();
+    let consumers: Vec<_> = consumers.iter().map(String::as_str).collect();
+    let shares = async |client: &Client| {
+        let shares = soon(client.shares(BTreeMap::new(), &consumers)).await;
+        let by_port = shares.unwrap().into_iter().map(|share| {
+            let recommender = share.recommender.unwrap();
+            (recommender.limit_per_second as u16, share.consumers)
+        });
+        by_port.collect::<BTreeMap<_, _>>()
+    };
+    let expected = |addresses: &[SocketAddr]| {
+        let mut counts = BTreeMap::new();
+        for address in owned(addresses).into_values() {
+            let port = address.parse::<SocketAddr>().unwrap().port();
+            *counts.entry(port).or_default() += 1_usize;
+        }
+        counts
+    };
+    assert_eq!(shares(&world.client).await, expected(&all));
+    world.places[1].go().await;
+    assert_eq!(shares(&world.client).await, expected(&[all[0], all[2]]));
+    world.places[0].go().await;
+    world.places[2].go().await;
+    let nobody = soon(world.client.shares(BTreeMap::new(), &consumers)).await;
+    assert!(nobody.unwrap_err().is_unreachable());
 }
 
 #[tokio::test]

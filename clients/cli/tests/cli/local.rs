@@ -356,3 +356,21 @@ async fn one_folder_belongs_to_one_process() {
     .await;
     assert!(said.error().contains(path), "{said:?}");
 }
+
+#[tokio::test]
+async fn where_the_server_ranks_by_itself_there_is_nothing_to_warm() {
+    let local = Local::start(None, &["--no-replay"]).await;
+    local
+        .ask(&["event", "put", "1", "match_event=GOAL"])
+        .await
+        .worked();
+    let users = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(users.path(), "USER_ID\ndiego\ncamille\n").unwrap();
+    let users = users.path().to_str().unwrap();
+    let said = local.ask(&["warm", "1", "--users", users]).await;
+    said.worked();
+    assert!(said.out.contains("nothing to warm"), "{said:?}");
+    let said = local.ask(&["warm", "1", "--users", users, "--json"]).await;
+    assert_eq!(said.json()["questions"], 0);
+    assert_eq!(local.running.signal("INT").await, Some(0));
+}

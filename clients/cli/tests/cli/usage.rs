@@ -16,6 +16,7 @@ async fn help_of_every_command_has_examples() {
         &["watch"],
         &["fan"],
         &["replay"],
+        &["warm"],
         &["items", "load"],
         &["tables", "create"],
         &["tables", "upgrade"],
@@ -39,6 +40,29 @@ async fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
             "'501' for '--num-results <COUNT|all>': 1 to 500 is accepted, or `all`",
         ),
         (&["replay"], "FILE"),
+        (&["warm", "1"], "<--users <FILE.csv>|--consumers <FILE>>"),
+        (
+            &["warm", "1", "--consumers", "-", "--state", "GOAL"],
+            "NAME=VALUE,…",
+        ),
+        (
+            &["warm", "1", "--consumers", "-", "--within", "soon"],
+            "1s to 24h",
+        ),
+        (
+            &["warm", "1", "--consumers", "-", "--campaign-arn", "x"],
+            "a campaign's ARN",
+        ),
+        (
+            &[
+                "warm",
+                "1",
+                "--consumers",
+                "-",
+                "--apply-min-provisioned-tps",
+            ],
+            "--within",
+        ),
         (
             &["fan", "diego", "--protocol", "3"],
             "[possible values: 1, 2]",
@@ -54,6 +78,9 @@ async fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named_with_what_to_do() {
     let server = format!("http://{}", free_address());
+    let consumers = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(consumers.path(), "diego\n").unwrap();
+    let consumers = consumers.path().to_str().unwrap();
     for arguments in [
         &["event", "list"][..],
         &["event", "get", "1"],
@@ -61,6 +88,7 @@ async fn a_server_that_is_not_there_is_named_with_what_to_do() {
         &["event", "delete", "1"],
         &["watch", "1"],
         &["replay", "--world-cup-final"],
+        &["warm", "1", "--consumers", consumers],
     ] {
         let said = touchline(&[arguments, &["--server", &server]].concat()).await;
         let error = said.error();
@@ -122,6 +150,7 @@ async fn a_file_that_cannot_be_read_is_named() {
     for arguments in [
         &["replay", "/no/such/file"][..],
         &["items", "load", "/no/such/file"],
+        &["warm", "1", "--users", "/no/such/file"],
     ] {
         let said = touchline(arguments).await;
         assert!(said.error().contains("/no/such/file"), "{said:?}");
