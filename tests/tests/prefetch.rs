@@ -4,7 +4,9 @@
 
 use std::{io::Write, time::Duration};
 
+use futures::TryStreamExt;
 use tokio::time::sleep;
+use touchline_proto::v1::{BatchGetComponentsRequest, Purpose};
 use touchline_server::recommend::serving::Source;
 use touchline_tests::{
     alone::{Alone, consumers, state},
@@ -44,6 +46,34 @@ async fn after_a_penalty_the_goal_that_followed_the_last_one_is_asked_for_ahead(
     );
     let serving = &alone.server.counters.serving;
     assert!(serving.prefetched_used.get() >= 49);
+    alone.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_only_warmed_is_no_state_of_the_match() {
+    let alone = Alone::start().await;
+    let fans = consumers(3);
+    alone.batch_in(state("NONE"), &fans).await;
+    for event in ["PENALTY", "GOAL"] {
+        let request = BatchGetComponentsRequest {
+            state: Some(state(event)),
+            consumer_ids: fans.clone(),
+            purpose: Purpose::Warm.into(),
+            ..BatchGetComponentsRequest::default()
+        };
+        let mut client = alone.client.clone();
+        let answers = client
+            .batch_get_components(request)
+            .await
+            .unwrap()
+            .into_inner();
+        answers.try_collect::<Vec<_>>().await.unwrap();
+    }
+    assert_eq!(alone.stand_in.calls_total(), 9);
+    // Had it been taken for what happened, a goal would be asked for ahead now.
+    alone.batch_in(state("PENALTY"), &consumers(4)).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(alone.stand_in.calls_total(), 10);
     alone.stop().await;
 }
 

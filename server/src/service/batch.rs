@@ -45,7 +45,11 @@ impl Api {
         let batch = Batch::read(request, refines)?;
         let Situation {
             context, standing, ..
-        } = self.sets.situation(&batch.seen);
+        } = match batch.priority {
+            // It may never come: it supersedes nothing, and nothing is learned from it.
+            Priority::Prefetch => Situation::alone(self.sets.context(&batch.seen.state)),
+            _ => self.sets.situation(&batch.seen),
+        };
         if batch.priority == Priority::Push {
             let event_id = &batch.seen.state.event_id;
             self.sets.note(event_id, &batch.consumer_ids);
