@@ -9,6 +9,9 @@ use touchline_store::{
     ids::{EventId, InvalidId},
 };
 
+/// What a state that may never come is asked for as.
+const NO_EVENT: &str = "warm";
+
 /// States beside the present one.
 pub const STATES_MAX: usize = 64;
 /// Longest value that a recommender is asked with (Personalize, context, 1,000 characters).
@@ -83,7 +86,6 @@ pub struct State {
     /// What the recommender is asked with, by context key.
     pub context: BTreeMap<String, String>,
     attributes: BTreeMap<String, String>,
-    asked_as: String,
 }
 
 impl State {
@@ -94,7 +96,7 @@ impl State {
     ) -> Result<Self, InvalidId> {
         let texts = attributes.clone().into_iter();
         let state = EventState {
-            event_id: EventId::new("warm")?,
+            event_id: EventId::new(NO_EVENT)?,
             attributes: texts
                 .map(|(name, text)| (name, Attribute::Text(text)))
                 .collect(),
@@ -103,17 +105,15 @@ impl State {
         Ok(Self {
             name,
             context: state.context(keys).into_iter().collect(),
-            asked_as: format!("warm:{}", state.version().as_str()),
             attributes,
         })
     }
 
-    /// The state as a batch asks with it. Not under the event's own id: the server takes what a
-    /// batch says of an event for its newest state, and would drop the work for the one that is
-    /// really on. What is cached is found by the context alone.
+    /// The state as a batch asks with it. What is cached is found by the context alone, so the event's
+    /// id stays out of it.
     pub fn as_asked(&self) -> proto::EventState {
         proto::EventState {
-            event_id: self.asked_as.clone(),
+            event_id: NO_EVENT.to_owned(),
             attributes: self.attributes.clone(),
             ..proto::EventState::default()
         }
