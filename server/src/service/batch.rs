@@ -5,9 +5,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use prost::Message as _;
-use touchline_proto::v1::{
-    BatchGetComponentsRequest, BatchGetComponentsResponse, ComponentSet, ConsumerAnswer,
-    ConsumerError, Purpose, consumer_answer::Answer,
+use touchline_proto::{
+    encoded::ComponentSet,
+    serving::BatchGetComponentsResponse,
+    v1::{
+        BatchGetComponentsRequest, ConsumerAnswer, ConsumerError, Purpose, consumer_answer::Answer,
+    },
 };
 use touchline_store::ids::ConsumerId;
 
@@ -280,7 +283,7 @@ mod tests {
             shown: None,
         };
         Decided {
-            moderated: moderate(&items, &catalog, &asked),
+            moderated: Arc::new(moderate(&items, &catalog, &asked)),
             ranking: Arc::new(Ranking {
                 items,
                 recommendation_id: None,

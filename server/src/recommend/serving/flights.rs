@@ -235,6 +235,7 @@ impl Flights {
             ranking: Arc::new(ranking),
             given_at: Instant::now(),
             generation,
+            kept: Arc::default(),
         });
         answer.map_err(|error| self.failed(error)).inspect(|_| {
             self.somebody_is_there();
