@@ -29,6 +29,8 @@ mod watch;
 /// What a run may take beside its slices: starts, and filling the cache.
 const SET_UP_MAX: Duration = Duration::from_secs(120);
 
+/// What serving costs beside a bare server, and a push beside the prototype's loop
+///
 /// touchline-server beside a bare tonic server: one that has no layer around its calls, decides nothing
 /// and sends from memory, for the same request message, the bytes that touchline-server answered. There
 /// are two of it: one implements the service that tonic generates and holds its answers as messages,
@@ -54,7 +56,7 @@ const SET_UP_MAX: Duration = Duration::from_secs(120);
 /// Every answer is decoded and compared with the one that this consumer had in this state, whoever
 /// sent it; a difference in anything but age and position fails the run.
 ///
-/// With the defaults it takes about four minutes.
+/// With the defaults it takes about three minutes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Print JSON, one object a figure, and the table to standard error
