@@ -475,6 +475,10 @@ mod tests {
                 &["--personalize-tps", "0"],
                 "--personalize-tps 0: 1 to 100000",
             ),
+            (
+                &["--prefetch-contexts", "11"],
+                "--prefetch-contexts 11: 0 to 10 is accepted",
+            ),
             (&["--patience", "0s"], "--patience 0s: 1ms to 30s"),
             (&["--ranking-stale", "2days"], "--ranking-stale 2days: 0s"),
             (&["--late-answers", "1h"], "--late-answers 1h: 0s to 10m"),

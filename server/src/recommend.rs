@@ -18,10 +18,12 @@ pub mod cohort;
 pub mod embedded;
 pub mod personalize;
 pub mod popular;
+pub mod prefetch;
 pub mod refinement;
 pub mod replicas;
 pub mod serving;
 pub mod standing;
+pub mod transitions;
 
 /// Items that can be asked for at once (Personalize, GetRecommendations, `numResults`).
 pub const NUM_RESULTS_MAX: u32 = 500;

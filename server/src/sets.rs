@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
-use touchline_store::{event::Context, ids::EventId};
+use touchline_store::{
+    event::Context,
+    ids::{ConsumerId, EventId},
+};
 
 use crate::{
     catalog::{Catalog, CatalogCache},
@@ -16,6 +19,7 @@ use crate::{
     moderation::{Moderation, Occasion},
     recommend::{
         Origin, Ranking,
+        prefetch::{Asking, Prefetcher},
         refinement::{CONTEXT_VALUE_CHARACTERS_MAX, NUM_RESULTS_WITH_METADATA_MAX, Refinement},
         serving::{Chunk, Freshness, Later, Lookup, Rankings, Served},
         standing::{Situation, Standings},
@@ -53,6 +57,7 @@ pub struct Sets {
     /// Of questions that name none of their own.
     refinement: Arc<Refinement>,
     standings: Standings,
+    prefetcher: Option<Arc<Prefetcher>>,
     counters: Arc<Counters>,
 }
 
@@ -75,8 +80,15 @@ impl Sets {
             num_results_default,
             refinement: Arc::new(refinement),
             standings: Standings::default(),
+            prefetcher: None,
             counters,
         }
+    }
+
+    /// Rankings are asked for before anybody needs them.
+    pub fn ahead(mut self, prefetcher: Prefetcher) -> Self {
+        self.prefetcher = Some(Arc::new(prefetcher));
+        self
     }
 
     /// The catalog that sets are made of.
@@ -115,13 +127,36 @@ impl Sets {
     pub fn situation(&self, seen: &Seen) -> Situation {
         let context = self.context(seen);
         let event_id = &seen.state.event_id;
-        self.standings
-            .observe(event_id, seen.position.as_ref(), context)
+        let position = seen.position.as_ref();
+        let situation = self.standings.observe(event_id, position, context);
+        if let (Some(prefetcher), Some(replaced)) = (&self.prefetcher, &situation.replaced) {
+            let refinement = self.refinement(None);
+            let asking = Asking {
+                num_results: self.num_results(0, &refinement),
+                refinement,
+            };
+            prefetcher.changed(event_id, replaced, &situation, asking);
+        }
+        situation
+    }
+
+    /// These consumers are shown an event's state, so that its next one may concern them too.
+    pub fn note<'a>(
+        &self,
+        event_id: &EventId,
+        consumers: impl IntoIterator<Item = &'a ConsumerId>,
+    ) {
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.note(event_id, consumers);
+        }
     }
 
     /// An event is over.
     pub fn ended(&self, event_id: &EventId) {
         self.standings.end(event_id);
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.ended(event_id);
+        }
     }
 
     /// How many items a recommender is asked for; 0 means the default.

@@ -138,6 +138,7 @@ pub async fn start(
     let Sources {
         catalog,
         rankings,
+        prefetcher,
         ranker,
     } = opening.await?;
     let listener = listen("--listen", args.listen).await?;
@@ -153,6 +154,10 @@ pub async fn start(
         args.serving.refinement(),
         counters.clone(),
     );
+    let sets = match prefetcher {
+        Some(prefetcher) => sets.ahead(prefetcher),
+        None => sets,
+    };
     let sets = Arc::new(sets);
     let observer = sets.clone();
     let events = Events::new(store.clone(), counters.clone());

@@ -58,20 +58,7 @@ impl Alone {
         let loopback = ([127, 0, 0, 1], 0).into();
         let embedded = Embedded::start(Place::Memory, loopback).await.unwrap();
         let dynamodb = format!("http://{}", embedded.address());
-        let store = Store::connect(&StoreArgs {
-            aws: AwsArgs {
-                region: None,
-                dynamodb_endpoint: Some(dynamodb.clone()),
-            },
-            names: TableNames {
-                event: rows::EVENT_TABLE.to_owned(),
-                session: rows::SESSION_TABLE.to_owned(),
-                item: rows::ITEM_TABLE.to_owned(),
-                lease: "touchline_push_lease".to_owned(),
-            },
-        })
-        .await;
-        store.prepare().await.unwrap();
+        store(&dynamodb).await.prepare().await.unwrap();
         let tables = rows::dynamodb(&dynamodb);
         for item_id in Behaviour::default().items {
             let row = [
@@ -82,25 +69,7 @@ impl Alone {
         }
         put_goal(&tables).await;
 
-        let mut args = ServerArgs {
-            listen: loopback,
-            metrics_listen: loopback,
-            recommender: RecommenderKind::Personalize,
-            campaign_arn: Some(CAMPAIGN_ARN.to_owned()),
-            personalize_endpoint: Some(stand_in.endpoint()),
-            serving: ServingArgs {
-                personalize_tps: 100_000,
-                patience: DEADLINE,
-                fallback: vec![Source::None],
-                ..ServingArgs::default()
-            },
-            ..ServerArgs::default()
-        };
-        adjust(&mut args);
-        let shutdown = CancellationToken::new();
-        let server = touchline_server::start(args, store, shutdown.clone());
-        let server = server.await.unwrap();
-        server.ready().await.unwrap();
+        let Replica { server, shutdown } = serve(&stand_in, &dynamodb, adjust).await;
         let address = format!("http://{}", server.grpc_address);
         Self {
             stand_in,
@@ -110,6 +79,12 @@ impl Alone {
             server,
             embedded,
         }
+    }
+
+    /// Another server on the same tables, in front of the same stand-in.
+    pub async fn replica(&self, adjust: impl FnOnce(&mut ServerArgs)) -> Replica {
+        let dynamodb = format!("http://{}", self.embedded.address());
+        serve(&self.stand_in, &dynamodb, adjust).await
     }
 
     /// One consumer's set for event `1`.
@@ -125,13 +100,22 @@ impl Alone {
         Ok(answer.into_inner().component_set.unwrap())
     }
 
-    /// The answer of each consumer, in their order: item ids by type, or a code.
+    /// The answer of each consumer at the goal, in their order: item ids by type, or a code.
     pub async fn batch(
         &self,
         consumer_ids: &[String],
     ) -> Vec<Result<BTreeMap<String, String>, i32>> {
+        self.batch_in(goal(), consumer_ids).await
+    }
+
+    /// The same in another state.
+    pub async fn batch_in(
+        &self,
+        state: EventState,
+        consumer_ids: &[String],
+    ) -> Vec<Result<BTreeMap<String, String>, i32>> {
         let request = BatchGetComponentsRequest {
-            state: Some(goal()),
+            state: Some(state),
             consumer_ids: consumer_ids.to_vec(),
             num_results: 0,
             ..Default::default()
@@ -174,6 +158,66 @@ impl Alone {
     }
 }
 
+/// One of several servers.
+#[derive(Debug)]
+pub struct Replica {
+    /// The server.
+    pub server: touchline_server::Running,
+    shutdown: CancellationToken,
+}
+
+impl Replica {
+    /// Ends it.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.server.stopped().await.unwrap();
+    }
+}
+
+async fn store(dynamodb: &str) -> Store {
+    Store::connect(&StoreArgs {
+        aws: AwsArgs {
+            region: None,
+            dynamodb_endpoint: Some(dynamodb.to_owned()),
+        },
+        names: TableNames {
+            event: rows::EVENT_TABLE.to_owned(),
+            session: rows::SESSION_TABLE.to_owned(),
+            item: rows::ITEM_TABLE.to_owned(),
+            lease: "touchline_push_lease".to_owned(),
+        },
+    })
+    .await
+}
+
+async fn serve(
+    stand_in: &StandIn,
+    dynamodb: &str,
+    adjust: impl FnOnce(&mut ServerArgs),
+) -> Replica {
+    let loopback = ([127, 0, 0, 1], 0).into();
+    let mut args = ServerArgs {
+        listen: loopback,
+        metrics_listen: loopback,
+        recommender: RecommenderKind::Personalize,
+        campaign_arn: Some(CAMPAIGN_ARN.to_owned()),
+        personalize_endpoint: Some(stand_in.endpoint()),
+        serving: ServingArgs {
+            personalize_tps: 100_000,
+            patience: DEADLINE,
+            fallback: vec![Source::None],
+            ..ServingArgs::default()
+        },
+        ..ServerArgs::default()
+    };
+    adjust(&mut args);
+    let shutdown = CancellationToken::new();
+    let server = touchline_server::start(args, store(dynamodb).await, shutdown.clone());
+    let server = server.await.unwrap();
+    server.ready().await.unwrap();
+    Replica { server, shutdown }
+}
+
 /// The context of event `1`, as Personalize must be asked with it.
 pub const GOAL: [(&str, &str); 5] = [
     ("MATCH_EVENT", "GOAL"),
@@ -213,6 +257,14 @@ pub fn goal() -> EventState {
             .collect(),
         ..EventState::default()
     }
+}
+
+/// The same with another `match_event`.
+pub fn state(match_event: &str) -> EventState {
+    let mut state = goal();
+    let event = "match_event".to_owned();
+    state.attributes.insert(event, match_event.to_owned());
+    state
 }
 
 /// The slot of an item.

@@ -7,7 +7,11 @@ use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, future::join_all, stream};
 use tokio::time::Instant;
-use touchline_proto::v1::{BatchGetComponentsRequest, Freshness, Origin};
+use tonic::{Code, Request};
+use touchline_proto::v1::{
+    BatchGetComponentsRequest, Filter, Freshness, GetComponentsRequest, Origin, Refinement,
+    get_components_request::Situation,
+};
 use touchline_server::recommend::serving::Source;
 use touchline_tests::{
     alone::{Alone, by_type, consumers, fail, goal, slow_down},
@@ -62,6 +66,53 @@ async fn personalize_away_in_the_middle_of_a_match_is_noticed_by_nothing_but_the
     }
     fail(&alone, None);
     personal("late").await;
+    alone.stop().await;
+}
+
+#[tokio::test]
+async fn the_embedded_ranker_stands_in_with_what_it_learned() {
+    // Everybody taps on one item at a goal, and on another one at a penalty.
+    let mut interactions = tempfile::NamedTempFile::new().unwrap();
+    writeln!(
+        interactions,
+        "USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,MATCH_EVENT"
+    )
+    .unwrap();
+    for number in 0..50 {
+        for (item, event) in [("ITEM_ID_14", "GOAL"), ("ITEM_ID_20", "PENALTY")] {
+            writeln!(interactions, "u{number},{item},{number},tap,{event}").unwrap();
+        }
+    }
+    interactions.flush().unwrap();
+    let alone = Alone::start_with(|args| {
+        args.interactions = Some(interactions.path().to_owned());
+        args.default_deadline = Duration::from_secs(1);
+        args.serving.fallback = vec![Source::Embedded, Source::Popular];
+        args.serving.patience = Duration::from_millis(100);
+    })
+    .await;
+    fail(&alone, Some(Fault::Hang));
+    let set = alone.get("diego").await.unwrap();
+    assert_eq!(set.origin(), Origin::Embedded);
+    assert_eq!(
+        set.components[0].item_id, "ITEM_ID_14",
+        "what a goal asks for"
+    );
+    // It knows no filters, which may be what keeps an item from somebody.
+    let filtered = Request::new(GetComponentsRequest {
+        consumer_id: "diego".to_owned(),
+        situation: Some(Situation::EventId("1".to_owned())),
+        refinement: Some(Refinement {
+            filter: Some(Filter {
+                filter_arn: "arn:aws:personalize:eu-west-1:123456789012:filter/kids".to_owned(),
+                ..Filter::default()
+            }),
+            ..Refinement::default()
+        }),
+        ..Default::default()
+    });
+    let refused = alone.client.clone().get_components(filtered).await;
+    assert_eq!(refused.unwrap_err().code(), Code::DeadlineExceeded);
     alone.stop().await;
 }
 

@@ -152,6 +152,14 @@ pub struct StackArgs {
     /// if there is none]
     #[arg(long, env = "TOUCHLINE_INTERACTIONS", value_name = "FILE")]
     pub interactions: Option<PathBuf>,
+    /// What is known of consumers, a CSV file in Personalize's users schema: USER_ID and any of AGE,
+    /// GENDER, COUNTRY and further columns [default: nothing is known of anybody]
+    #[arg(long, env = "TOUCHLINE_USERS", value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// What may be shown to whom, when and how often, a TOML file (docs/policies.md); read again when
+    /// it changes [default: one item a type, to anybody, always]
+    #[arg(long, env = "TOUCHLINE_POLICIES", value_name = "FILE")]
+    pub policies: Option<PathBuf>,
 }
 
 impl StackArgs {
@@ -173,6 +181,8 @@ impl StackArgs {
             campaign_arn: None,
             num_results: ServerArgs::default().num_results,
             interactions: None,
+            users: None,
+            policies: None,
         }
     }
 }
@@ -259,6 +269,8 @@ impl Stack {
             campaign_arn: args.campaign_arn,
             num_results: args.num_results,
             interactions,
+            users: args.users,
+            policies: args.policies,
             feedback: Some(folder.join("feedback.csv")),
             ..ServerArgs::default()
         };

@@ -1,7 +1,10 @@
 //! What every process of Touchline does, whatever it is for: it keeps a [`log`], it ends when
 //! [`signals`] ask for it, it counts what it does ([`metrics`]) and shows that and its health to whoever
-//! operates it ([`observe`]), and it waits longer each time before it tries again ([`backoff`]). Knows
-//! nothing of events, tables or the contract.
+//! operates it ([`observe`]), it asks a service as often as that bears ([`bucket`]), and it waits longer
+//! each time before it tries again ([`backoff`]). Knows nothing of events, tables or the contract.
+
+#[cfg(feature = "process")]
+pub mod bucket;
 
 #[cfg(feature = "process")]
 pub mod log;

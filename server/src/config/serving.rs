@@ -12,6 +12,9 @@ use crate::{
     users::{AGE, COUNTRY, GENDER},
 };
 
+/// A penalty ends in a goal or does not: what else may follow is rare.
+const PREFETCH_CONTEXTS: usize = 3;
+
 /// How Personalize is asked, and what stands in for it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServingArgs {
@@ -105,6 +108,15 @@ pub struct ServingArgs {
         value_name = "true|false"
     )]
     pub follow_up: bool,
+    /// In how many contexts that are likely to come next, as the states seen so far teach, rankings
+    /// are asked for ahead with budget that nobody else wants, at most 10; 0 for never
+    #[arg(
+        long,
+        env = "TOUCHLINE_PREFETCH_CONTEXTS",
+        default_value_t = PREFETCH_CONTEXTS,
+        value_name = "COUNT"
+    )]
+    pub prefetch_contexts: usize,
     /// Who answers when Personalize does not and nothing is cached, the best first, separated by
     /// commas
     #[arg(
@@ -115,6 +127,10 @@ pub struct ServingArgs {
         value_enum
     )]
     pub fallback: Vec<Source>,
+    /// Whether the embedded ranker and what is popular, which know no filters, may answer a question
+    /// that has one; without it such a question has its cohort's answer or none
+    #[arg(long, env = "TOUCHLINE_FALLBACK_UNFILTERED")]
+    pub fallback_unfiltered: bool,
     /// Columns of --users that make a cohort, separated by commas, 1 to 8
     #[arg(
         long,
@@ -145,7 +161,9 @@ impl Default for ServingArgs {
             patience: Duration::from_millis(250),
             late_answers: Duration::from_secs(30),
             follow_up: true,
+            prefetch_contexts: PREFETCH_CONTEXTS,
             fallback: vec![Source::Cohort, Source::Embedded, Source::Popular],
+            fallback_unfiltered: false,
             cohort_columns: [AGE, GENDER, COUNTRY].map(str::to_owned).to_vec(),
         }
     }
@@ -200,6 +218,14 @@ impl ServingArgs {
             zero,
             Duration::from_mins(10),
         )?;
+        if self.prefetch_contexts > 10 {
+            let accepted = "0 to 10 is accepted";
+            return Err(refuse(
+                "--prefetch-contexts",
+                self.prefetch_contexts,
+                accepted,
+            ));
+        }
         count("--cohort-columns", self.cohort_columns.len(), 8)?;
         self.validate_fallback()
     }

@@ -21,6 +21,8 @@ pub struct ServingCounters {
     pub misses: Counter,
     /// Questions that joined an equal one that was under way.
     pub coalesced: Counter,
+    /// Rankings from the cache that were asked for before anybody needed them.
+    pub prefetched_used: Counter,
     /// Rankings given, by [`Origin::ALL`] and [`Freshness::ALL`].
     answers: [[Counter; 3]; 4],
     /// Questions without any ranking.
@@ -80,6 +82,12 @@ impl ServingCounters {
             stale: Counter(stale),
             misses: Counter(misses),
             coalesced: Counter(coalesced),
+            prefetched_used: counter(
+                registry,
+                "prefetched_rankings_used",
+                "Rankings from the cache, a cohort's too, that had been asked for before anybody needed \
+                 them",
+            ),
             answers: answers.map(|row| row.map(Counter)),
             unanswered: counter(
                 registry,

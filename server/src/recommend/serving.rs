@@ -18,6 +18,8 @@ pub use self::{
     fallback::{Fallbacks, Source},
     remote::{Remote, RemoteParts, RemoteState},
 };
+use touchline_store::ids::ConsumerId;
+
 use super::{
     Origin, Query, Ranking, RecommendError, Recommender, budget::Priority, standing::Standing,
 };
@@ -168,6 +170,20 @@ impl Rankings {
     /// Budget, breaker and the like; `None` for a recommender in this process.
     pub fn state(&self) -> Option<RemoteState> {
         self.remote.as_ref().map(Remote::state)
+    }
+
+    /// The consumer's cohort, where cohorts are asked.
+    pub fn cohort(&self, consumer_id: &ConsumerId) -> Option<ConsumerId> {
+        self.remote.as_ref()?.cohort(consumer_id)
+    }
+
+    /// Has a ranking in the cache, if it can be had before the deadline with budget that nobody else
+    /// wants.
+    pub async fn prefetch(&self, lookup: &Lookup) -> Result<(), RecommendError> {
+        match &self.remote {
+            Some(remote) => remote.prefetch(lookup).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// One ranking, before the deadline.

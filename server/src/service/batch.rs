@@ -49,6 +49,10 @@ impl Api {
         let Situation {
             context, standing, ..
         } = self.sets.situation(&batch.seen);
+        if batch.priority == Priority::Push {
+            let event_id = &batch.seen.state.event_id;
+            self.sets.note(event_id, &batch.consumer_ids);
+        }
         let refinement = self.sets.refinement(batch.refinement);
         let num_results = self.sets.num_results(batch.num_results, &refinement);
         let lookups = batch

@@ -239,6 +239,7 @@ impl Api {
             return Ok(None);
         };
         let situation = self.sets.situation(seen);
+        self.sets.note(&seen.state.event_id, [&consumer_id]);
         let refinement = self.sets.refinement(None);
         let lookup = Lookup {
             query: Query {

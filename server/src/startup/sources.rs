@@ -20,6 +20,7 @@ use crate::{
         embedded::{EmbeddedConfig, EmbeddedRecommender, FeedbackConfig},
         personalize::PersonalizeRecommender,
         popular::Popular,
+        prefetch::Prefetcher,
         replicas,
         serving::{Fallbacks, Rankings, RemoteParts, Source},
     },
@@ -36,6 +37,8 @@ pub(super) struct Life {
 pub(super) struct Sources {
     pub(super) catalog: Arc<CatalogCache>,
     pub(super) rankings: Arc<Rankings>,
+    /// What asks them ahead, where asking costs something.
+    pub(super) prefetcher: Option<Prefetcher>,
     /// The ranker, where one learns in this process.
     pub(super) ranker: Option<Arc<EmbeddedRecommender>>,
 }
@@ -58,6 +61,7 @@ pub(super) async fn open(
             Sources {
                 catalog: Arc::new(catalog),
                 rankings: Arc::new(rankings),
+                prefetcher: None,
                 ranker: Some(ranker),
             }
         }
@@ -71,12 +75,18 @@ pub(super) async fn open(
             };
             let fallbacks = Fallbacks {
                 order: args.serving.fallback.clone(),
+                is_unfiltered_allowed: args.serving.fallback_unfiltered,
                 cohorts: users
                     .map(|users| Cohorts::new(users, args.serving.cohort_columns.clone())),
                 embedded: ranker.clone().map(|ranker| ranker as Arc<dyn Recommender>),
                 popular: popular.clone(),
             };
-            let rankings = personalize(args, counters, life, fallbacks).await?;
+            let (tasks, shutdown) = (life.tasks.clone(), life.shutdown.clone());
+            let rankings = Arc::new(personalize(args, counters, life, fallbacks).await?);
+            let prefetcher = match args.serving.prefetch_contexts {
+                0 => None,
+                most => Some(Prefetcher::new(rankings.clone(), most, tasks, shutdown)),
+            };
             let learner = ranker.clone();
             let catalog = catalog(Box::new(move |items| {
                 if let Some(ranker) = &learner {
@@ -88,7 +98,8 @@ pub(super) async fn open(
             }));
             Sources {
                 catalog: Arc::new(catalog),
-                rankings: Arc::new(rankings),
+                rankings,
+                prefetcher,
                 ranker,
             }
         }

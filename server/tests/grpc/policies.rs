@@ -267,3 +267,35 @@ async fn a_bad_file_refuses_the_start_and_says_where_it_is_wrong() {
     );
     tables.embedded.stop().await;
 }
+
+#[tokio::test]
+async fn explain_tells_what_is_pinned_and_why_the_others_are_not_shown() {
+    let ruled = Ruled::start(
+        "pinned = [\"b2\", \"gone\"]\nblocked = [\"a1\"]\n[items.c2]\nmin_age = 18\n",
+        "USER_ID,AGE\nminor,17\n",
+    )
+    .await;
+    let request = GetComponentsRequest {
+        explain: true,
+        ..by_context("minor", &[])
+    };
+    let answer = ruled.server.components().get_components(request).await;
+    let explanation = answer.unwrap().into_inner().explanation.unwrap();
+    let items = explanation.ranking.iter();
+    let said: Vec<_> = items
+        .map(|item| format!("{} #{} {}", item.item_id, item.rank, item.dropped_because))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "gone #0 the catalog does not know it, or its row has no item_type",
+            "c2 #1 the consumer is younger than policies ask for, or of unknown age",
+            "a1 #2 policies block it",
+            "c1 #3 ",
+            "a2 #4 ",
+            "b1 #5 the slots of its type are taken by items that rank higher or are pinned",
+            "b2 #6 ",
+        ]
+    );
+    ruled.stop().await;
+}

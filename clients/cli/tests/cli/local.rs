@@ -75,6 +75,33 @@ async fn every_slot_of_every_demo_fan_is_filled() {
 }
 
 #[tokio::test]
+async fn policies_and_what_is_known_of_fans_apply() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    // ITEM_ID_31 is the demo's bet slip.
+    let policies = "pinned = [\"ITEM_ID_31\"]\n[items.ITEM_ID_31]\nmin_age = 18\n";
+    let policies = file("policies.toml", policies);
+    let users = file("users.csv", "USER_ID,AGE\nadult,40\nminor,17\n");
+    let flags = ["--no-replay", "--policies", &policies, "--users", &users];
+    let local = Local::start(None, &flags).await;
+    let put = ["event", "put", "1", "match_event=GOAL"];
+    local.ask(&put).await.worked();
+    for (consumer, is_shown) in [("adult", true), ("minor", false), ("unknown", false)] {
+        let mut watch = local.follow(&["watch", "1", "--consumer", consumer, "--json"]);
+        let set = watch.json().await["component_set"].to_string();
+        assert_eq!(
+            set.contains("\"ITEM_ID_31\""),
+            is_shown,
+            "{consumer}: {set}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_metrics_of_both_parts_are_where_the_first_line_says() {
     let local = Local::start(None, &["--no-replay"]).await;
     for (url, prefix) in local.metrics.iter().zip(["server", "push"]) {

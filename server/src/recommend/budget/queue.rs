@@ -14,9 +14,9 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep, sleep_until},
 };
-use touchline_runtime::metrics::Gauge;
+use touchline_runtime::{bucket::Bucket, metrics::Gauge};
 
-use super::{Bucket, Priority};
+use super::Priority;
 use crate::counters::BudgetCounters;
 
 /// Questions that wait for a token; further ones are answered from elsewhere at once.
@@ -242,7 +242,7 @@ impl Budget {
         if !is_first || inner.in_flight >= self.concurrency {
             return Turn::Wait;
         }
-        match inner.bucket.take(priority, now) {
+        match inner.bucket.take(priority.reserve(), now) {
             // The timer has whole milliseconds; less than one would spin.
             Err(pause) => Turn::First(pause.max(Duration::from_millis(1))),
             Ok(()) => {

@@ -46,6 +46,8 @@ pub(super) struct Answer {
     pub(super) generation: u64,
     /// What was made of it.
     pub(super) kept: Arc<Kept>,
+    /// Whether it was asked for before anybody needed it.
+    pub(super) is_prefetched: bool,
 }
 
 impl Answer {
@@ -119,6 +121,7 @@ mod tests {
             given_at: Instant::now(),
             generation: 0,
             kept: Arc::default(),
+            is_prefetched: false,
         };
         assert!(weigh(&key, &answer) >= 440);
     }

@@ -30,17 +30,21 @@ pub struct Fallbacks {
     pub cohorts: Option<Cohorts>,
     /// The embedded ranker.
     pub embedded: Option<Arc<dyn Recommender>>,
+    /// Whether who knows no filters may answer a question that has one.
+    pub is_unfiltered_allowed: bool,
     /// Learned from the recommender's answers.
     pub popular: Arc<Mutex<Popular>>,
 }
 
 impl Fallbacks {
-    /// The sources that could answer for a consumer, in order.
-    pub(super) fn plan(&self, cohort: Option<&ConsumerId>) -> Vec<Source> {
+    /// The sources that could answer for a consumer, in order. A filter may be what keeps an item from
+    /// somebody: who does not know it answers only where that is allowed.
+    pub(super) fn plan(&self, cohort: Option<&ConsumerId>, is_filtered: bool) -> Vec<Source> {
+        let may_answer = !is_filtered || self.is_unfiltered_allowed;
         let could = |source: &Source| match source {
             Source::Cohort => cohort.is_some(),
-            Source::Embedded => self.embedded.is_some(),
-            Source::Popular => true,
+            Source::Embedded => may_answer && self.embedded.is_some(),
+            Source::Popular => may_answer,
             Source::None => false,
         };
         self.order.iter().copied().filter(could).collect()
@@ -81,12 +85,16 @@ mod tests {
             ..Fallbacks::default()
         };
         let cohort = ConsumerId::new("cohort:GENDER=F").unwrap();
-        assert_eq!(fallbacks.plan(None), [Source::Popular]);
+        assert_eq!(fallbacks.plan(None, false), [Source::Popular]);
         assert_eq!(
-            fallbacks.plan(Some(&cohort)),
+            fallbacks.plan(Some(&cohort), false),
             [Source::Cohort, Source::Popular]
         );
+        assert_eq!(fallbacks.plan(None, true), []);
+        assert_eq!(fallbacks.plan(Some(&cohort), true), [Source::Cohort]);
+        fallbacks.is_unfiltered_allowed = true;
+        assert_eq!(fallbacks.plan(None, true), [Source::Popular]);
         fallbacks.order = vec![Source::None];
-        assert_eq!(fallbacks.plan(Some(&cohort)), []);
+        assert_eq!(fallbacks.plan(Some(&cohort), false), []);
     }
 }

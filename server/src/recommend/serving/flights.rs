@@ -223,6 +223,7 @@ impl Flights {
             return Err((RecommendError::Unavailable(paused), None));
         }
         token.spend();
+        let is_prefetched = flight.rank.get() == Priority::Prefetch;
         let generation = self.recommender.generation();
         let asking = self.counters.recommender.asking(1);
         let answers = self.recommender.rank(std::slice::from_ref(query)).await;
@@ -236,6 +237,7 @@ impl Flights {
             given_at: Instant::now(),
             generation,
             kept: Arc::default(),
+            is_prefetched,
         });
         answer.map_err(|error| self.failed(error)).inspect(|_| {
             self.somebody_is_there();

@@ -110,15 +110,21 @@ impl Remote {
 
     /// The best answer that can be had in time.
     pub(super) async fn rank(&self, lookup: Lookup) -> Result<Served, RecommendError> {
+        if lookup.priority == Priority::Prefetch {
+            // Nobody needs an answer from anybody else.
+            return self.prefetch(&lookup).await;
+        }
         let asked_at = Instant::now();
         let counters = &self.counters.serving;
         match self.find(&lookup.query).await {
             Found::Fresh(answer) => {
                 counters.hits.add(1);
+                self.used(&answer);
                 return Ok(kept(answer, Freshness::Cached));
             }
             Found::Stale(answer) => {
                 counters.stale.add(1);
+                self.used(&answer);
                 let refresh = self.join(&lookup.query, Priority::Refresh, &lookup);
                 let later = refresh.ok().map(|claim| Later(claim.pending()));
                 return Ok(Served {
@@ -129,11 +135,30 @@ impl Remote {
             Found::Nothing => counters.misses.add(1),
         }
         let claim = self.join(&lookup.query, lookup.priority, &lookup);
-        if lookup.priority == Priority::Prefetch {
-            // Nobody needs an answer from anybody else.
-            return own(claim?, asked_at, lookup.deadline).await;
-        }
         self.rank_in_time(&lookup, claim, asked_at).await
+    }
+
+    /// The recommender's own answer, from the cache or with budget that nobody else wants.
+    pub(super) async fn prefetch(&self, lookup: &Lookup) -> Result<Served, RecommendError> {
+        let asked_at = Instant::now();
+        match self.find(&lookup.query).await {
+            Found::Fresh(answer) => Ok(kept(answer, Freshness::Cached)),
+            Found::Stale(_) | Found::Nothing => {
+                let claim = self.join(&lookup.query, Priority::Prefetch, lookup)?;
+                own(claim, asked_at, lookup.deadline).await
+            }
+        }
+    }
+
+    /// The consumer's cohort, where cohorts are asked.
+    pub(super) fn cohort(&self, consumer_id: &ConsumerId) -> Option<ConsumerId> {
+        self.fallbacks.cohort(consumer_id)
+    }
+
+    fn used(&self, answer: &Answer) {
+        if answer.is_prefetched {
+            self.counters.serving.prefetched_used.add(1);
+        }
     }
 
     async fn rank_in_time(
@@ -143,7 +168,8 @@ impl Remote {
         asked_at: Instant,
     ) -> Result<Served, RecommendError> {
         let cohort = self.fallbacks.cohort(&lookup.query.consumer_id);
-        let plan = self.fallbacks.plan(cohort.as_ref());
+        let is_filtered = lookup.query.refinement.filter.is_some();
+        let plan = self.fallbacks.plan(cohort.as_ref(), is_filtered);
         let mut claim = match claim {
             Ok(claim) if plan.is_empty() => return own(claim, asked_at, lookup.deadline).await,
             Ok(claim) => Ok(claim),
@@ -205,8 +231,12 @@ impl Remote {
             ..lookup.query.clone()
         };
         let served = match self.find(&query).await {
-            Found::Fresh(answer) => kept(answer, Freshness::Cached),
+            Found::Fresh(answer) => {
+                self.used(&answer);
+                kept(answer, Freshness::Cached)
+            }
             Found::Stale(answer) => {
+                self.used(&answer);
                 // Whoever refreshes it does so for all.
                 let _ = self.join(&query, Priority::Refresh, lookup);
                 kept(answer, Freshness::Stale)

@@ -5,6 +5,7 @@ mod change;
 mod dynamodb;
 mod figures;
 mod load;
+mod personalize;
 mod prototype;
 mod service;
 mod serving;
@@ -37,6 +38,7 @@ struct Args {
 enum Name {
     Change(change::Args),
     Serving(serving::Args),
+    Personalize(personalize::Args),
     Takeover(takeover::Args),
     /// The fans of a measurement, in a process of their own
     #[command(hide = true)]
@@ -57,6 +59,7 @@ async fn main() -> Result<()> {
     match Args::parse().name {
         Name::Change(args) => Box::pin(within(args.run_max(), change::run(args))).await,
         Name::Serving(args) => Box::pin(within(args.run_max(), serving::run(args))).await,
+        Name::Personalize(args) => Box::pin(within(args.run_max(), personalize::run(args))).await,
         Name::Takeover(args) => Box::pin(within(args.run_max(), takeover::run(args))).await,
         Name::Load(args) => load::run(args).await,
         Name::Fans(args) => takeover::fans::run(args).await,
