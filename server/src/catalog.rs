@@ -4,10 +4,11 @@
 use std::{
     collections::HashMap,
     ops::Deref,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
+use prost::bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::Notify,
@@ -28,12 +29,18 @@ const EARLY_REFRESH_PAUSE: Duration = Duration::from_secs(1);
 pub struct CatalogItem {
     item: Item,
     digest: [u8; 32],
+    encoded: OnceLock<Bytes>,
 }
 
 impl CatalogItem {
     /// Hash of everything that a fan can see of the item.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
+    }
+
+    /// What a message says of the item, encoded once for all sets: by the first who asks.
+    pub(crate) fn encoded(&self, encode: impl FnOnce(&Item) -> Bytes) -> &Bytes {
+        self.encoded.get_or_init(|| encode(&self.item))
     }
 }
 
@@ -60,7 +67,13 @@ impl Catalog {
             .into_iter()
             .map(|item| {
                 let digest = digest(&item);
-                (item.item_id.clone(), Arc::new(CatalogItem { item, digest }))
+                let item_id = item.item_id.clone();
+                let item = CatalogItem {
+                    item,
+                    digest,
+                    encoded: OnceLock::new(),
+                };
+                (item_id, Arc::new(item))
             })
             .collect();
         Self {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
 use touchline_store::{
-    event::{Context, EventState},
+    event::Context,
     ids::{ConsumerId, EventId},
 };
 
@@ -31,7 +31,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Decided {
     /// What is shown.
-    pub moderated: Moderated,
+    pub moderated: Arc<Moderated>,
     /// What it was made of.
     pub ranking: Arc<Ranking>,
     /// The recommender's name for its answer.
@@ -109,18 +109,23 @@ impl Sets {
     /// The context of an event's state, by the configured keys. What the row does not answer, or
     /// answers with more than a recommender accepts, is left out and counted (the prototype fails
     /// for everybody).
-    pub fn context(&self, state: &EventState) -> Context {
-        let mut context = state.context(&self.context_keys);
-        context.retain(|_, value| value.chars().nth(CONTEXT_VALUE_CHARACTERS_MAX).is_none());
+    pub fn context(&self, seen: &Seen) -> Arc<Context> {
+        let context = seen.made.context.get_or_init(|| {
+            let mut context = seen.state.context(&self.context_keys);
+            context.retain(|_, value| value.chars().nth(CONTEXT_VALUE_CHARACTERS_MAX).is_none());
+            Arc::new(context)
+        });
         let missing = self.context_keys.len() - context.len();
-        self.counters.context_keys_missing.add(missing);
-        context
+        if missing > 0 {
+            self.counters.context_keys_missing.add(missing);
+        }
+        context.clone()
     }
 
     /// What an event's state means to the recommender. Work for the state that it replaces is
     /// dropped.
     pub fn situation(&self, seen: &Seen) -> Situation {
-        let context = self.context(&seen.state);
+        let context = self.context(seen);
         let event_id = &seen.state.event_id;
         let position = seen.position.as_ref();
         let situation = self.standings.observe(event_id, position, context);
@@ -230,9 +235,12 @@ impl Sets {
         }))
     }
 
-    fn moderated(&self, served: Served, catalog: &Catalog, occasion: Occasion<'_>) -> Decided {
+    fn moderated(&self, served: Served, catalog: &Arc<Catalog>, occasion: Occasion<'_>) -> Decided {
         let ranking = served.ranking;
-        let moderated = self.moderation.moderate(&ranking.items, catalog, occasion);
+        let kept = served.kept.as_deref();
+        let moderated = self
+            .moderation
+            .moderate(&ranking.items, catalog, occasion, kept);
         // What is pinned may name an item that is long gone, or not there yet.
         let is_news = moderated
             .dropped

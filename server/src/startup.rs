@@ -5,7 +5,6 @@ use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::{FutureExt, future::BoxFuture};
-use http::Request;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot, watch},
@@ -13,19 +12,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    body::Body, codec::CompressionEncoding, server::NamedService, service::Routes,
-    transport::Server,
-};
+use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use touchline_proto::serving::component_service_server::ComponentServiceServer;
 use touchline_proto::v1::{
-    FILE_DESCRIPTOR_SET, component_service_server::ComponentServiceServer,
-    event_service_server::EventServiceServer, feedback_service_server::FeedbackServiceServer,
+    FILE_DESCRIPTOR_SET, event_service_server::EventServiceServer,
+    feedback_service_server::FeedbackServiceServer,
 };
 use touchline_runtime::observe::{self, Shown};
 use touchline_store::tables::Store;
-use tower_http::trace::TraceLayer;
-use tracing::Level;
 
 use crate::{
     catalog::CatalogCache,
@@ -399,12 +394,6 @@ impl Serving {
             default_deadline: args.default_deadline,
             counters: self.counters,
         };
-        // The path names the call and nobody else; headers and messages stay out of the log.
-        let trace = TraceLayer::new_for_grpc()
-            .make_span_with(|request: &Request<Body>| {
-                tracing::span!(Level::DEBUG, "call", path = request.uri().path())
-            })
-            .on_failure(());
         let streams_max = u32::try_from(args.max_calls + args.max_watches).unwrap_or(u32::MAX);
         let health = self.health;
         let stopping = self.shutdown.clone();
@@ -418,7 +407,6 @@ impl Serving {
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .max_concurrent_streams(streams_max)
-            .layer(trace)
             // Around what is turned away too.
             .layer(CallsLayer(self.calls))
             .layer(admit)

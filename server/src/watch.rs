@@ -6,17 +6,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
+use prost::bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{Instant, timeout, timeout_at},
 };
 use touchline_runtime::metrics::Held;
 use touchline_store::{
-    event::{EventState, Version},
+    event::{Context, EventState, Version},
     ids::EventId,
     position::Position,
     tables::Store,
@@ -48,7 +49,39 @@ pub struct Seen {
     pub version: Version,
     /// Where in the event's history it stands, where that is known.
     pub position: Option<Position>,
+    /// What is made of it once for everybody.
+    pub made: Made,
 }
+
+/// What is made of one state for everybody who asks: by the first who does. It follows from the state,
+/// so it makes no difference to anybody who compares two, and a copy makes its own.
+#[derive(Debug, Default)]
+pub struct Made {
+    pub(crate) context: OnceLock<Arc<Context>>,
+    /// The state as a message, and the part of it that a component set repeats.
+    pub(crate) encoded: OnceLock<Encoded>,
+}
+
+/// Parts of messages.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) state: Bytes,
+    pub(crate) of_set: Bytes,
+}
+
+impl Clone for Made {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Made {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Made {}
 
 impl Seen {
     /// A state that was read from the table.
@@ -57,6 +90,7 @@ impl Seen {
             version: state.version(),
             state,
             position: None,
+            made: Made::default(),
         }
     }
 

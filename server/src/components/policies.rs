@@ -130,6 +130,11 @@ impl Policies {
         self.rules().any(|rule| rule.cap.is_some())
     }
 
+    /// Whether anything asks what time it is.
+    pub fn ask_time(&self) -> bool {
+        self.rules().any(|rule| !rule.schedule.is_empty())
+    }
+
     /// Why this item may not be shown, whatever else is.
     pub(super) fn refuse(&self, item: &Item, asked: &Asked<'_>) -> Option<Reason> {
         if self.blocked.contains(&item.item_id) {

@@ -1,4 +1,5 @@
-//! Counts every call by its method and its code, and measures how long it took. Knows which methods
+//! Counts every call by its method and its code, measures how long it took, and says so in the log of
+//! whoever debugs. Knows which methods
 //! there are from the contract itself, so that no caller can make up a label.
 
 use std::{
@@ -18,6 +19,7 @@ use prost_types::FileDescriptorSet;
 use tonic::{Code, Status, body::Body};
 use touchline_runtime::metrics::{Counter, Histogram, Pairs, Registry};
 use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
 /// The services of the contract that a server serves, and health. Reflection and whatever else is asked
 /// for counts as one.
@@ -173,9 +175,11 @@ impl Drop for Call {
         let counter =
             method.codes[place].get_or_init(|| method.calls.of(method.name.clone(), CODES[place]));
         counter.inc();
+        let took = self.began.elapsed();
         if let Some(duration) = &method.duration {
-            duration.observe(self.began.elapsed().as_secs_f64());
+            duration.observe(took.as_secs_f64());
         }
+        tracing::debug!(code = CODES[place], ?took, "a call ended");
     }
 }
 
@@ -216,20 +220,28 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let call = self.calls.begin(request.uri().path());
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            // An answer that is nothing but an error has its code in the headers.
-            if let Some(code) = code(answer.headers()) {
-                call.end(code);
-                return Ok(answer);
-            }
-            Ok(answer.map(|body| {
+        let path = request.uri().path();
+        let call = self.calls.begin(path);
+        // The path names the call and nobody else; headers and messages stay out of the log.
+        let span = tracing::debug_span!("call", path);
+        let answer = span.in_scope(|| self.inner.call(request));
+        let counted = {
+            let span = span.clone();
+            async move {
+                let answer = answer.await?;
+                // An answer that is nothing but an error has its code in the headers.
+                if let Some(code) = code(answer.headers()) {
+                    call.end(code);
+                    return Ok(answer);
+                }
                 let call = Some(call);
-                Body::new(Answer { body, call })
-            }))
-        })
+                Ok(answer.map(|body| Body::new(Answer { body, call, span })))
+            }
+        };
+        match span.is_disabled() {
+            true => Box::pin(counted),
+            false => Box::pin(counted.instrument(span)),
+        }
     }
 }
 
@@ -242,6 +254,7 @@ fn code(headers: &HeaderMap) -> Option<Code> {
 struct Answer {
     body: Body,
     call: Option<Call>,
+    span: Span,
 }
 
 impl Answer {
@@ -260,7 +273,8 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Self { body, span, .. } = &mut *self;
+        let frame = ready!(span.in_scope(|| Pin::new(body).poll_frame(context)));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {

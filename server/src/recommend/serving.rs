@@ -23,7 +23,7 @@ use touchline_store::ids::ConsumerId;
 use super::{
     Origin, Query, Ranking, RecommendError, Recommender, budget::Priority, standing::Standing,
 };
-use crate::counters::Counters;
+use crate::{counters::Counters, moderation::Kept};
 
 mod cache;
 mod fallback;
@@ -89,6 +89,8 @@ pub struct Served {
     pub age: Duration,
     /// The recommender's own answer, should it still come.
     pub later: Option<Later>,
+    /// What was made of the ranking before, where it is kept.
+    pub kept: Option<Arc<Kept>>,
 }
 
 /// An answer that was not there in time and may still come.
@@ -105,6 +107,7 @@ impl Later {
             freshness: Freshness::Live,
             age: Duration::ZERO,
             later: None,
+            kept: Some(answer.kept),
         })
     }
 }
@@ -275,5 +278,6 @@ fn live(ranking: Ranking) -> Served {
         freshness: Freshness::Live,
         age: Duration::ZERO,
         later: None,
+        kept: None,
     }
 }

@@ -14,7 +14,7 @@ const EVENTS_MAX: usize = 10_000;
 
 /// Tells when the context that some work is for no longer stands.
 #[derive(Debug, Clone, Default)]
-pub struct Standing(CancellationToken);
+pub struct Standing(Arc<CancellationToken>);
 
 impl Standing {
     /// Whether another context stands by now.
@@ -45,9 +45,9 @@ pub struct Situation {
 
 impl Situation {
     /// A context of its own, which nothing supersedes.
-    pub fn alone(context: Context) -> Self {
+    pub fn alone(context: impl Into<Arc<Context>>) -> Self {
         Self {
-            context: Arc::new(context),
+            context: context.into(),
             standing: None,
             replaced: None,
         }
@@ -74,14 +74,14 @@ impl Standings {
         &self,
         event_id: &EventId,
         position: Option<&Position>,
-        context: Context,
+        context: Arc<Context>,
     ) -> Situation {
         // No code that holds the lock can panic half-way through a change.
         let mut all = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.len();
         let Some(current) = all.get_mut(event_id) else {
             let current = Current {
-                context: Arc::new(context),
+                context,
                 position: position.cloned(),
                 standing: Standing::default(),
             };
@@ -100,8 +100,8 @@ impl Standings {
             (Some(known), Some(new)) => known.is_after(new),
             _ => false,
         };
-        if *current.context == context {
-            if !is_old && position.is_some() {
+        if current.context == context {
+            if !is_old && position.is_some() && current.position.as_ref() != position {
                 current.position = position.cloned();
             }
             return current.situation(None);
@@ -110,7 +110,7 @@ impl Standings {
             let old = Standing::default();
             old.supersede();
             return Situation {
-                context: Arc::new(context),
+                context,
                 standing: Some(old),
                 replaced: None,
             };
@@ -119,7 +119,7 @@ impl Standings {
         let replaced = std::mem::replace(
             current,
             Current {
-                context: Arc::new(context),
+                context,
                 position: position.cloned(),
                 standing: Standing::default(),
             },
@@ -154,8 +154,9 @@ mod tests {
         EventId::new("1").unwrap()
     }
 
-    fn context(event: &str) -> Context {
-        Context::from([("MATCH_EVENT".to_owned(), event.to_owned())])
+    fn context(event: &str) -> Arc<Context> {
+        let context = [("MATCH_EVENT".to_owned(), event.to_owned())];
+        Arc::new(context.into())
     }
 
     fn position(sequence: &str) -> Position {

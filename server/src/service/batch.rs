@@ -5,9 +5,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use prost::Message as _;
-use touchline_proto::v1::{
-    BatchGetComponentsRequest, BatchGetComponentsResponse, ComponentSet, ConsumerAnswer,
-    ConsumerError, Purpose, consumer_answer::Answer,
+use touchline_proto::{
+    encoded::ComponentSet,
+    serving::BatchGetComponentsResponse,
+    v1::{
+        BatchGetComponentsRequest, ConsumerAnswer, ConsumerError, Purpose, consumer_answer::Answer,
+    },
 };
 use touchline_store::ids::ConsumerId;
 
@@ -47,7 +50,7 @@ impl Api {
             context, standing, ..
         } = match batch.priority {
             // It may never come: it supersedes nothing, and nothing is learned from it.
-            Priority::Prefetch => Situation::alone(self.sets.context(&batch.seen.state)),
+            Priority::Prefetch => Situation::alone(self.sets.context(&batch.seen)),
             _ => self.sets.situation(&batch.seen),
         };
         if batch.priority == Priority::Push {
@@ -288,7 +291,7 @@ mod tests {
             shown: None,
         };
         Decided {
-            moderated: moderate(&items, &catalog, &asked),
+            moderated: Arc::new(moderate(&items, &catalog, &asked)),
             ranking: Arc::new(Ranking {
                 items,
                 recommendation_id: None,

@@ -5,10 +5,15 @@ use std::{future::pending, sync::Arc, time::Duration};
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Request, Response};
-use touchline_proto::v1::{
-    BatchGetComponentsRequest, BatchGetComponentsResponse, GetComponentsRequest,
-    GetComponentsResponse, WatchEventRequest, WatchEventResponse,
-    component_service_server::ComponentService, get_components_request::Situation,
+use touchline_proto::{
+    serving::{
+        BatchGetComponentsResponse, GetComponentsResponse, WatchEventResponse,
+        component_service_server::ComponentService,
+    },
+    v1::{
+        BatchGetComponentsRequest, GetComponentsRequest, WatchEventRequest,
+        get_components_request::Situation,
+    },
 };
 use touchline_store::{
     event::Context,
@@ -112,11 +117,12 @@ impl ComponentService for Api {
             if let Some(first) = first {
                 yield Ok(first);
             }
+            let end = api.end(deadline);
+            tokio::pin!(end);
             loop {
-                let end = api.end(deadline);
                 let next = api.next(&mut watcher, &wanted, &mut shown);
                 let next = tokio::select! {
-                    error = end => Some(Err(error)),
+                    error = &mut end => Some(Err(error)),
                     next = next => next,
                 };
                 match next {
@@ -216,7 +222,7 @@ impl Api {
     async fn later(&self, later: &mut Later, wanted: &Wanted, seen: &Seen) -> Option<Decided> {
         let occasion = Occasion {
             consumer_id: wanted.consumer_id.as_ref()?,
-            context: &self.sets.context(&seen.state),
+            context: &self.sets.context(seen),
             seen: Some(seen),
         };
         self.sets.later(later, occasion).await
@@ -284,7 +290,7 @@ fn passes(error: &Error) -> bool {
 
 fn watch_response(seen: &Seen, decided: Option<&Decided>) -> WatchEventResponse {
     WatchEventResponse {
-        state: Some(convert::event_state(seen)),
+        state: Some(convert::shared_event_state(seen)),
         component_set: decided.map(|decided| convert::component_set(decided, Some(seen))),
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use touchline_proto::v1;
+use prost::{Message, bytes::Bytes};
+use touchline_proto::{encoded, v1};
 use touchline_store::{
     event::{Attribute, EventState, Version},
     ids::{ContentId, EventId, InvalidId},
+    item::Item,
     position::Position,
 };
 
@@ -17,7 +19,7 @@ use crate::{
         serving::Freshness,
     },
     sets::Decided,
-    watch::Seen,
+    watch::{Encoded, Made, Seen},
 };
 
 /// A state as somebody else saw it, with the version and the position that they give.
@@ -40,6 +42,7 @@ pub(crate) fn seen(state: v1::EventState) -> Result<Seen, InvalidId> {
         state,
         version,
         position,
+        made: Made::default(),
     })
 }
 
@@ -73,11 +76,34 @@ fn position(position: &Position) -> v1::Position {
     }
 }
 
+/// A state as a message that is encoded once for all who are sent it.
+pub(super) fn shared_event_state(seen: &Seen) -> encoded::EventState {
+    encoded::Shared {
+        encoded: encoded(seen).state.clone(),
+        ..encoded::Shared::default()
+    }
+}
+
+fn encoded(seen: &Seen) -> &Encoded {
+    seen.made.encoded.get_or_init(|| {
+        let state = event_state(seen);
+        let of_set = v1::ComponentSet {
+            event_id: state.event_id.clone(),
+            version: state.version.clone(),
+            position: state.position.clone(),
+            ..v1::ComponentSet::default()
+        };
+        Encoded {
+            state: state.encode_to_vec().into(),
+            of_set: of_set.encode_to_vec().into(),
+        }
+    })
+}
+
 /// A set as a message; `seen` is the event state that decided, if it was one.
-pub(super) fn component_set(decided: &Decided, seen: Option<&Seen>) -> v1::ComponentSet {
+pub(super) fn component_set(decided: &Decided, seen: Option<&Seen>) -> encoded::ComponentSet {
     let mut set = v1::ComponentSet {
         set_id: decided.moderated.set_id.to_string(),
-        components: decided.moderated.components.iter().map(component).collect(),
         recommendation_id: decided.recommendation_id.clone().unwrap_or_default(),
         age: prost_types::Duration::try_from(decided.age).ok(),
         ..v1::ComponentSet::default()
@@ -93,29 +119,42 @@ pub(super) fn component_set(decided: &Decided, seen: Option<&Seen>) -> v1::Compo
         Freshness::Cached => v1::Freshness::Cached,
         Freshness::Stale => v1::Freshness::Stale,
     });
-    if let Some(seen) = seen {
-        set.event_id = seen.state.event_id.to_string();
-        set.version = seen.version.as_str().to_owned();
-        set.position = seen.position.as_ref().map(position);
+    let of_state = seen.map(|seen| encoded(seen).of_set.clone());
+    encoded::ComponentSet {
+        set: encoded::Shared {
+            encoded: of_state.unwrap_or_default(),
+            own: set,
+        },
+        components: decided.moderated.components.iter().map(component).collect(),
     }
-    set
 }
 
-fn component(component: &Component) -> v1::Component {
-    let item = &component.item;
+fn component(component: &Component) -> encoded::Component {
     let details = component.details.as_deref();
-    v1::Component {
+    encoded::Shared {
+        encoded: component.item.encoded(item).clone(),
+        own: v1::Component {
+            rank: component.rank,
+            score: component.score.unwrap_or_default(),
+            reasons: details.map(|it| it.reasons.clone()).unwrap_or_default(),
+            promotion: details
+                .and_then(|it| it.promotion.clone())
+                .unwrap_or_default(),
+            metadata: details.map(|it| it.metadata.clone()).unwrap_or_default(),
+            ..v1::Component::default()
+        },
+    }
+}
+
+/// What a component says of its item.
+fn item(item: &Item) -> Bytes {
+    let component = v1::Component {
         item_type: item.item_type.to_string(),
         item_id: item.item_id.to_string(),
-        rank: component.rank,
-        score: component.score.unwrap_or_default(),
         attributes: item.attributes.clone(),
-        reasons: details.map(|it| it.reasons.clone()).unwrap_or_default(),
-        promotion: details
-            .and_then(|it| it.promotion.clone())
-            .unwrap_or_default(),
-        metadata: details.map(|it| it.metadata.clone()).unwrap_or_default(),
-    }
+        ..v1::Component::default()
+    };
+    component.encode_to_vec().into()
 }
 
 /// A refinement as the domain knows it; more than one promotion is for the caller to refuse.

@@ -72,7 +72,7 @@ impl Api {
         let contexts: HashMap<EventId, Context> = stream::iter(event_ids)
             .map(|event_id| async move {
                 let context = match self.events.current(&event_id).await {
-                    Ok(seen) => self.sets.context(&seen.state),
+                    Ok(seen) => Context::clone(&self.sets.context(&seen)),
                     Err(Error::EventNotFound) => Context::new(),
                     Err(error) => return Err(error),
                 };

@@ -7,7 +7,11 @@ use moka::future::Cache;
 use tokio::time::Instant;
 use touchline_store::{event::Context, ids::ConsumerId};
 
-use crate::recommend::{Query, Ranking, refinement::Refinement};
+use crate::{
+    components::{Component, Dropped},
+    moderation::Kept,
+    recommend::{Query, Ranking, refinement::Refinement},
+};
 
 /// Bytes that an entry costs beside its texts: keys, counters and pointers of the cache.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -40,6 +44,8 @@ pub(super) struct Answer {
     pub(super) given_at: Instant,
     /// The recommender's generation when it was asked.
     pub(super) generation: u64,
+    /// What was made of it.
+    pub(super) kept: Arc<Kept>,
     /// Whether it was asked for before anybody needed it.
     pub(super) is_prefetched: bool,
 }
@@ -76,7 +82,9 @@ fn weigh(key: &Key, answer: &Answer) -> u32 {
                 let metadata = metadata.map(|(name, value)| name.len() + value.len());
                 size_of_val(&**details) + reasons.chain(metadata).sum::<usize>()
             });
-            ranked.item_id.as_str().len() + size_of_val(ranked) + details
+            // Each item is a component or dropped in what is kept beside the ranking.
+            let made = size_of::<Component>().max(size_of::<Dropped>());
+            ranked.item_id.as_str().len() + size_of_val(ranked) + made + details
         })
         .sum();
     let recommendation_id = ranking.recommendation_id.as_ref().map_or(0, String::len);
@@ -112,6 +120,7 @@ mod tests {
             }),
             given_at: Instant::now(),
             generation: 0,
+            kept: Arc::default(),
             is_prefetched: false,
         };
         assert!(weigh(&key, &answer) >= 440);

@@ -236,6 +236,7 @@ impl Flights {
             ranking: Arc::new(ranking),
             given_at: Instant::now(),
             generation,
+            kept: Arc::default(),
             is_prefetched,
         });
         answer.map_err(|error| self.failed(error)).inspect(|_| {

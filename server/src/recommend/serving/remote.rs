@@ -326,5 +326,6 @@ fn kept(answer: Answer, freshness: Freshness) -> Served {
         freshness,
         age: answer.given_at.elapsed(),
         later: None,
+        kept: Some(answer.kept),
     }
 }

@@ -25,6 +25,8 @@ const MATCH_EVENTS: [&str; 4] = ["GOAL", "PENALTY", "CORNER", "FOUL"];
 /// How often the start is measured.
 const STARTS: usize = 10;
 
+/// From a change of a match to the last fan's screen, and what it costs
+///
 /// Changes are sent at a fixed pace, and each is timed from the moment at which it was due, also
 /// when the one before it held it up. A change that some fan never saw because a newer one took its
 /// place counts as conflated and is timed until every fan had the newer one; the last change must

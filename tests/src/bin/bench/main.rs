@@ -34,14 +34,11 @@ struct Args {
 }
 
 #[derive(Debug, Subcommand)]
+// What a benchmark's own arguments say of it is its help, here and at `--help`.
 enum Name {
-    /// From a change of a match to the last fan's screen, and what it costs
     Change(change::Args),
-    /// What serving costs beside a bare server, and a push beside the prototype's loop
     Serving(serving::Args),
-    /// A goal for everybody, an overload and an outage, in front of a scarce Personalize
     Personalize(personalize::Args),
-    /// Leaders that are killed, and what fans notice of it
     Takeover(takeover::Args),
     /// The fans of a measurement, in a process of their own
     #[command(hide = true)]

@@ -33,6 +33,8 @@ const CALLER_DEADLINE: Duration = Duration::from_secs(1);
 /// What may be under way of an open loop; beyond it the machine, not the server, is measured.
 const CALLS_MAX: usize = 5_000;
 
+/// A goal for everybody, an overload and an outage, in front of a scarce Personalize
+///
 /// touchline-server as a process of its own, in front of a stand-in for Amazon Personalize in this one:
 /// answers after a log-normal delay (30 ms in the median, 90 ms at p99), throttles above the budget,
 /// hangs when told. All fans of a users file of 40 cohorts.
@@ -307,7 +309,7 @@ impl Callers {
     fn name(&mut self) -> String {
         self.next += 1;
         let number = self.next as usize;
-        match self.seen.is_empty() || self.next % 2 == 0 {
+        match self.seen.is_empty() || self.next.is_multiple_of(2) {
             true => format!("{}-{number}", self.name),
             false => self.seen[number % self.seen.len()].clone(),
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{ValueEnum, builder::RangedU64ValueParser};
 
 use self::{
-    bare::Bare,
+    bare::{Bare, Holds},
     script::Script,
     tally::Tally,
     touchline::{MATCH_EVENTS, Touchline},
@@ -29,10 +29,15 @@ mod watch;
 /// What a run may take beside its slices: starts, and filling the cache.
 const SET_UP_MAX: Duration = Duration::from_secs(120);
 
-/// touchline-server beside a bare tonic server: one that has no layer around its calls, decodes the
-/// same request message and sends, from memory and already encoded, the bytes that touchline-server
-/// answered. Both are processes of their own, on loopback; slices of equal length alternate between
-/// them, after an A/A pair that shows how far apart two figures stand of which neither is better.
+/// What serving costs beside a bare server, and a push beside the prototype's loop
+///
+/// touchline-server beside a bare tonic server: one that has no layer around its calls, decides nothing
+/// and sends from memory, for the same request message, the bytes that touchline-server answered. There
+/// are two of it: one implements the service that tonic generates and holds its answers as messages,
+/// which are copied and encoded each time; the other ("encoded bytes") holds them encoded and copies
+/// bytes, which is the least that tonic takes. All are processes of their own, on loopback; slices of
+/// equal length alternate between them, after an A/A pair that shows how far apart two figures stand of
+/// which neither is better.
 ///
 /// get_components_cached: callers who each have one call under way, spread over a few connections, ask
 /// for consumers whose ranking is in the cache; states come over the change feed of a real
@@ -40,7 +45,7 @@ const SET_UP_MAX: Duration = Duration::from_secs(120);
 /// so its ratio is the bare server's time of a call over touchline-server's.
 ///
 /// watch_event: as many WatchEvent streams, a consumer each, on either server. The match changes at a
-/// fixed pace (a row of the table for touchline-server, a line on standard input for the bare one), and
+/// fixed pace (a row of the table for touchline-server, a line on standard input for a bare one), and
 /// a change is over when every stream has its message. The figure is messages for each second of the
 /// server's processor time.
 ///
@@ -134,7 +139,7 @@ impl std::fmt::Display for Part {
 impl Args {
     /// A run that takes longer is stuck.
     pub(crate) fn run_max(&self) -> Duration {
-        let slices = 3 * self.slices;
+        let slices = 4 * self.slices + 4;
         let calls = Duration::from_millis(self.slice_ms) * slices;
         let changes = (Duration::from_millis(self.interval_ms) * self.changes * slices) * 4;
         let pushes = change::last_push_max(&self.fans);
@@ -185,32 +190,54 @@ async fn serve(args: &Args, touchline: &Touchline) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     if args.has(Part::GetComponentsCached) {
         calls::record(touchline, &mut script).await?;
-        let bare = Bare::start(&script).await?;
-        let load = calls::Load::new(args.connections, args.callers, &script)?;
-        let slice = Duration::from_millis(args.slice_ms);
-        let (ours, bares) = (load.on(touchline.url())?, load.on(bare.url())?);
-        eprintln!("get_components_cached");
-        // What is warm after a slice was not before the first.
-        ours.slice(slice, &touchline.server).await?;
-        bares.slice(slice, &bare).await?;
-        let [mut same, mut again, mut touchlines, mut baseline] = [const { Tally::new() }; 4];
-        for _ in 0..args.slices.div_ceil(2) {
-            same.add(ours.slice(slice, &touchline.server).await?);
-            again.add(ours.slice(slice, &touchline.server).await?);
-        }
-        for _ in 0..args.slices {
-            touchlines.add(ours.slice(slice, &touchline.server).await?);
-            baseline.add(bares.slice(slice, &bare).await?);
-        }
-        let name = "get_components_cached";
-        figures.push(again.a_cpu_second(format!("A/A: {name}"), "calls/CPU s", &same));
-        figures.push(touchlines.a_cpu_second(name, "calls/CPU s", &baseline));
-        figures.push(touchlines.a_second(format!("{name}, rate"), "calls/s", &baseline));
-        figures.extend(touchlines.quantiles(name, &baseline));
+        figures.extend(get_components(args, touchline, &script).await?);
     }
     if args.has(Part::WatchEvent) {
         figures.extend(watch_event(args, touchline, &mut script).await?);
     }
+    Ok(figures)
+}
+
+async fn get_components(
+    args: &Args,
+    touchline: &Touchline,
+    script: &Script,
+) -> Result<Vec<Figure>> {
+    let name = "get_components_cached";
+    eprintln!("{name}");
+    let messages = Bare::start(script, Holds::Messages).await?;
+    let bytes = Bare::start(script, Holds::Bytes).await?;
+    let load = calls::Load::new(args.connections, args.callers, script)?;
+    let slice = Duration::from_millis(args.slice_ms);
+    let callers = load.on(touchline.url())?;
+    let (of_messages, of_bytes) = (load.on(messages.url())?, load.on(bytes.url())?);
+    // What is warm after a slice was not before the first.
+    callers.slice(slice, &touchline.server).await?;
+    of_messages.slice(slice, &messages).await?;
+    of_bytes.slice(slice, &bytes).await?;
+    let mut tallies = Tallies::new();
+    for _ in 0..args.slices.div_ceil(2) {
+        let (same, again) = &mut tallies.same;
+        same.add(callers.slice(slice, &touchline.server).await?);
+        again.add(callers.slice(slice, &touchline.server).await?);
+    }
+    for _ in 0..args.slices {
+        let touchline = callers.slice(slice, &touchline.server).await?;
+        tallies.touchline.add(touchline);
+        tallies
+            .messages
+            .add(of_messages.slice(slice, &messages).await?);
+        tallies.bytes.add(of_bytes.slice(slice, &bytes).await?);
+    }
+    let mut figures = tallies.a_cpu_second(name, "calls/CPU s");
+    let rate = format!("{name}, rate");
+    let Tallies {
+        touchline,
+        messages,
+        ..
+    } = tallies;
+    figures.push(touchline.a_second(rate, "calls/s", &messages));
+    figures.extend(touchline.quantiles(name, &messages));
     Ok(figures)
 }
 
@@ -221,27 +248,65 @@ async fn watch_event(
 ) -> Result<Vec<Figure>> {
     let name = "watch_event";
     eprintln!("{name}");
-    let mut ours = watch::Streams::open(touchline.url(), args, script).await?;
-    watch::record(touchline, &mut ours, script).await?;
-    let mut bare = Bare::start(script).await?;
-    let mut bares = watch::Streams::open(bare.url(), args, script).await?;
-    let [mut same, mut again, mut touchlines, mut baseline] = [const { Tally::new() }; 4];
+    let mut streams = watch::Streams::open(touchline.url(), args, script).await?;
+    watch::record(touchline, &mut streams, script).await?;
+    let mut messages = Bare::start(script, Holds::Messages).await?;
+    let mut bytes = Bare::start(script, Holds::Bytes).await?;
+    let mut of_messages = watch::Streams::open(messages.url(), args, script).await?;
+    let mut of_bytes = watch::Streams::open(bytes.url(), args, script).await?;
     let mut touchline = touchline;
+    let mut tallies = Tallies::new();
     for _ in 0..args.slices.div_ceil(2) {
-        same.add(ours.slice(args, script, &mut touchline).await?);
-        again.add(ours.slice(args, script, &mut touchline).await?);
+        let (same, again) = &mut tallies.same;
+        same.add(streams.slice(args, script, &mut touchline).await?);
+        again.add(streams.slice(args, script, &mut touchline).await?);
     }
     for _ in 0..args.slices {
-        touchlines.add(ours.slice(args, script, &mut touchline).await?);
-        baseline.add(bares.slice(args, script, &mut bare).await?);
+        let slice = streams.slice(args, script, &mut touchline).await?;
+        tallies.touchline.add(slice);
+        let slice = of_messages.slice(args, script, &mut messages).await?;
+        tallies.messages.add(slice);
+        let slice = of_bytes.slice(args, script, &mut bytes).await?;
+        tallies.bytes.add(slice);
     }
+    let mut figures = tallies.a_cpu_second(name, "messages/CPU s");
     let first_to_last = format!("{name}, first stream to last");
-    let mut figures = vec![
-        again.a_cpu_second(format!("A/A: {name}"), "messages/CPU s", &same),
-        touchlines.a_cpu_second(name, "messages/CPU s", &baseline),
-    ];
-    figures.extend(touchlines.quantiles(&first_to_last, &baseline));
+    let Tallies {
+        touchline,
+        messages,
+        ..
+    } = tallies;
+    figures.extend(touchline.quantiles(&first_to_last, &messages));
     Ok(figures)
+}
+
+/// The slices of each server.
+struct Tallies {
+    /// The A/A pair.
+    same: (Tally, Tally),
+    touchline: Tally,
+    messages: Tally,
+    bytes: Tally,
+}
+
+impl Tallies {
+    fn new() -> Self {
+        Self {
+            same: (Tally::new(), Tally::new()),
+            touchline: Tally::new(),
+            messages: Tally::new(),
+            bytes: Tally::new(),
+        }
+    }
+
+    fn a_cpu_second(&self, name: &str, unit: &'static str) -> Vec<Figure> {
+        let ((same, again), touchline) = (&self.same, &self.touchline);
+        vec![
+            again.a_cpu_second(format!("A/A: {name}"), unit, same),
+            touchline.a_cpu_second(name, unit, &self.messages),
+            touchline.a_cpu_second(format!("{name}, beside encoded bytes"), unit, &self.bytes),
+        ]
+    }
 }
 
 /// The number of the state in which something happens in the match.

@@ -32,6 +32,8 @@ const EVENT: &str = "1";
 /// How long the control takes, before the first kill.
 const CONTROL: Duration = Duration::from_secs(5);
 
+/// Leaders that are killed, and what fans notice of it
+///
 /// The leader of three push adapters is killed with -9, and the next one as soon as all fans and the
 /// server have heard of it, two seconds after the last at the earliest; a killed one is started again
 /// before the next is killed. Meanwhile the match changes, and half of the fans speak protocol 1 and

@@ -47,6 +47,7 @@ async fn an_answer_that_came_between_the_look_and_the_flight_is_not_asked_for_ag
         }),
         given_at: Instant::now(),
         generation: 0,
+        kept: Arc::default(),
         is_prefetched: false,
     };
     flights.cache.insert(Key::from(&query), answer).await;

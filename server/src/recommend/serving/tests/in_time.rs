@@ -212,7 +212,7 @@ async fn work_for_a_superseded_state_is_dropped_and_takes_no_token() {
     let observe = |sequence, value: &str| {
         let context = Context::from([("MATCH_EVENT".to_owned(), value.to_owned())]);
         let position = Position::new("2022".to_owned(), sequence);
-        standings.observe(&event, Some(&position), context)
+        standings.observe(&event, Some(&position), Arc::new(context))
     };
     let penalty = observe("1", "PENALTY");
     let pushes = (0..100).map(|fan| Lookup {

@@ -1,23 +1,19 @@
 //! The bare thing: a tonic server of the same two methods that has nothing around its calls, and sends
-//! what it was given, already encoded. It decides nothing.
+//! what it was given: as messages, by the code that tonic generates, or as bytes that are encoded
+//! already. It decides nothing.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    path::PathBuf,
-    process::Stdio,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod bytes;
+mod messages;
+
+use std::{path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 use futures::{
     StreamExt,
-    future::BoxFuture,
     stream::{self, BoxStream},
 };
-use prost::{Message, bytes::Bytes};
+use prost::Message;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::{
@@ -27,18 +23,11 @@ use tokio::{
     sync::watch,
 };
 use tonic::{
-    Request, Response, Status,
-    body::Body,
-    codegen::{Service, http},
-    server::{Grpc, NamedService, ServerStreamingService, UnaryService},
+    Status,
     transport::{Server, server::TcpIncoming},
 };
-use touchline_client::proto;
 
-use super::{
-    raw::{GET_COMPONENTS, Raw, SERVICE, WATCH_EVENT},
-    script::Script,
-};
+use super::script::Script;
 use crate::system::{DEADLINE, cpu_of};
 
 /// Streams of a connection: hyper's default of 200 is fewer than a connection has watchers here.
@@ -50,6 +39,27 @@ pub(crate) struct Args {
     /// File of a script
     #[arg(long)]
     script: PathBuf,
+    /// As what it holds them
+    #[arg(long, value_enum)]
+    holds: Holds,
+}
+
+/// As what a bare server holds its answers.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Holds {
+    /// As messages, which are copied and encoded for each answer
+    Messages,
+    /// As bytes, encoded once
+    Bytes,
+}
+
+impl Holds {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Bytes => "bytes",
+        }
+    }
 }
 
 /// The line by which the process says where it serves.
@@ -62,26 +72,17 @@ struct Ready {
 /// standard input ends.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let script = Script::decode(&*std::fs::read(args.script)?)?;
-    let consumers = script.consumers.into_iter();
-    let consumers = consumers.map(|recorded| {
-        let answers = Answers {
-            call: recorded.call,
-            watch: recorded.watch.into(),
-        };
-        (recorded.consumer_id, answers)
-    });
     let state = watch::Sender::new(0);
-    let bare = Answering {
-        consumers: Arc::new(consumers.collect()),
-        state: state.subscribe(),
-    };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     println!("{}", serde_json::to_string(&Ready { url })?);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder().max_concurrent_streams(STREAMS_MAX);
-    let mut server = server.clone();
-    let serving = server.add_service(bare).serve_with_incoming(incoming);
+    let mut server = Server::builder().max_concurrent_streams(STREAMS_MAX);
+    let server = match args.holds {
+        Holds::Messages => server.add_service(messages::service(script, state.subscribe())?),
+        Holds::Bytes => server.add_service(bytes::service(script, state.subscribe())),
+    };
+    let serving = server.serve_with_incoming(incoming);
     let told = async {
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         while let Some(line) = lines.next_line().await? {
@@ -95,97 +96,24 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
 }
 
-/// One consumer's.
-#[derive(Debug, Clone)]
-struct Answers {
-    call: Bytes,
-    watch: Arc<[Bytes]>,
+/// Tells a stream of each state from now on, beginning with the one that stands.
+fn told<M: Clone + Send + Sync + 'static>(
+    mut state: watch::Receiver<usize>,
+    messages: Arc<[M]>,
+) -> BoxStream<'static, Result<M, Status>> {
+    state.mark_changed();
+    let stream = stream::unfold((state, messages), |(mut state, messages)| async move {
+        state.changed().await.ok()?;
+        let number = *state.borrow_and_update();
+        let message = messages.get(number).cloned();
+        let message = message.ok_or_else(|| Status::not_found("no such state"));
+        Some((message, (state, messages)))
+    });
+    stream.boxed()
 }
 
-/// The service, as tonic's generated code is shaped.
-#[derive(Debug, Clone)]
-struct Answering {
-    consumers: Arc<HashMap<String, Answers>>,
-    state: watch::Receiver<usize>,
-}
-
-impl Answering {
-    fn answers(&self, consumer_id: &str) -> Result<&Answers, Status> {
-        let answers = self.consumers.get(consumer_id);
-        answers.ok_or_else(|| Status::not_found("no such consumer"))
-    }
-}
-
-impl NamedService for Answering {
-    const NAME: &'static str = SERVICE;
-}
-
-impl Service<http::Request<Body>> for Answering {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let bare = self.clone();
-        Box::pin(async move {
-            let mut grpc = Grpc::new(Raw);
-            Ok(match request.uri().path() {
-                GET_COMPONENTS => grpc.unary(GetComponents(bare), request).await,
-                WATCH_EVENT => grpc.server_streaming(WatchEvent(bare), request).await,
-                _ => Status::unimplemented("").into_http(),
-            })
-        })
-    }
-}
-
-struct GetComponents(Answering);
-
-impl UnaryService<Bytes> for GetComponents {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let bare = self.0.clone();
-        Box::pin(async move {
-            let request: proto::GetComponentsRequest = decoded(request)?;
-            let answers = bare.answers(&request.consumer_id)?;
-            Ok(Response::new(answers.call.clone()))
-        })
-    }
-}
-
-struct WatchEvent(Answering);
-
-impl ServerStreamingService<Bytes> for WatchEvent {
-    type Response = Bytes;
-    type ResponseStream = BoxStream<'static, Result<Bytes, Status>>;
-    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let bare = self.0.clone();
-        Box::pin(async move {
-            let request: proto::WatchEventRequest = decoded(request)?;
-            let messages = bare.answers(&request.consumer_id)?.watch.clone();
-            let mut state = bare.state;
-            state.mark_changed();
-            let stream = stream::unfold((state, messages), |(mut state, messages)| async move {
-                state.changed().await.ok()?;
-                let number = *state.borrow_and_update();
-                let message = messages.get(number).cloned();
-                let message = message.ok_or_else(|| Status::not_found("no such state"));
-                Some((message, (state, messages)))
-            });
-            Ok(Response::new(stream.boxed()))
-        })
-    }
-}
-
-fn decoded<M: Message + Default>(request: Request<Bytes>) -> Result<M, Status> {
-    M::decode(request.into_inner()).map_err(|error| Status::internal(error.to_string()))
+fn unknown() -> Status {
+    Status::not_found("no such consumer")
 }
 
 /// The process; it ends when this is dropped.
@@ -200,7 +128,7 @@ pub(super) struct Bare {
 
 impl Bare {
     /// Starts it and waits until it serves.
-    pub(super) async fn start(script: &Script) -> Result<Self> {
+    pub(super) async fn start(script: &Script, holds: Holds) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("script");
         std::fs::write(&path, script.encode_to_vec())?;
@@ -208,6 +136,7 @@ impl Bare {
             .arg("bare")
             .arg("--script")
             .arg(path)
+            .args(["--holds", holds.as_str()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
