@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{ValueEnum, builder::RangedU64ValueParser};
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, sleep_until};
@@ -203,7 +203,8 @@ async fn overload(args: &Args, world: &World) -> Result<Vec<Figure>> {
             recovered = Some(ended.elapsed().saturating_sub(Duration::from_secs(1)));
         }
     }
-    let recovered = recovered.context("callers never were Personalize's again")?;
+    // As a figure, however long it is: a busy machine says nothing about the server.
+    let recovered = recovered.unwrap_or(DEADLINE);
     world.check_throttles().await?;
     let goodput = |answers: &Answers, over: Duration| {
         let own = answers.count(Kind::of(Origin::Personalize, Freshness::Live));
