@@ -11,12 +11,14 @@
 //! - [`connections`]: where messages are posted, in this process or at API Gateway;
 //! - [`routes`]: what a fan's messages do; shared with the Lambdas;
 //! - [`gateway`], [`management`]: the WebSocket front and its `/@connections`;
+//! - [`expiry`]: connections elsewhere whose token has expired;
 //! - [`metrics`]: what all of these count and measure.
 
 pub mod change_feed;
 pub mod config;
 pub mod connections;
 mod convert;
+pub mod expiry;
 pub mod fanout;
 pub mod gateway;
 pub mod leader;

@@ -16,6 +16,7 @@ mod components;
 pub(crate) mod convert;
 mod events;
 mod feedback;
+pub(crate) mod guard;
 mod validate;
 
 /// What the handlers share.

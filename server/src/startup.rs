@@ -18,6 +18,7 @@ use tonic::{
     transport::Server,
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
+use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer, tls::ServerTls};
 use touchline_proto::v1::{
     FILE_DESCRIPTOR_SET, component_service_server::ComponentServiceServer,
     event_service_server::EventServiceServer, feedback_service_server::FeedbackServiceServer,
@@ -45,7 +46,10 @@ use crate::{
         personalize::PersonalizeRecommender,
         serving::Rankings,
     },
-    service::Api,
+    service::{
+        Api,
+        guard::{self, Guarded},
+    },
     sets::Sets,
     users::Users,
     watch::Events,
@@ -122,6 +126,9 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> anyhow::Result<Running> {
     args.validate()?;
+    let verifier = Verifier::open(&args.auth)?.map(Arc::new);
+    let auth = AuthLayer::new(&args.auth, verifier, guard::needs);
+    let (tls, caller) = (args.auth.server_tls()?, Caller::open(&args.caller)?);
     let (asked, shutdown) = (shutdown.clone(), shutdown.child_token());
     let (metrics, registry) = Metrics::new();
     let counters = metrics.counters;
@@ -163,6 +170,8 @@ pub async fn start(
         health: health.clone(),
         counters: counters.clone(),
         calls: metrics.calls,
+        auth,
+        tls,
         shutdown: shutdown.clone(),
     };
     let shown = Shown {
@@ -174,7 +183,12 @@ pub async fn start(
     tasks.spawn(observe::serve(observed, shown, served.clone()));
     let ending = shutdown.clone();
     let essential = |task| spawn_essential(&tasks, &ending, task);
-    essential(events.clone().keep_following(shutdown.clone()).boxed());
+    essential(
+        events
+            .clone()
+            .keep_following(caller, shutdown.clone())
+            .boxed(),
+    );
     essential(events.clone().keep_polling(shutdown.clone()).boxed());
     if let Some(ranker) = ranker {
         let shutdown = shutdown.clone();
@@ -375,11 +389,12 @@ fn routes(api: Api, health: HealthReporter) -> anyhow::Result<Routes> {
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let gzip = CompressionEncoding::Gzip;
+    let api = Guarded(api);
     let components = ComponentServiceServer::new(api.clone())
         .accept_compressed(gzip)
         .send_compressed(gzip)
         .max_decoding_message_size(BATCH_BYTES_MAX);
-    let events = EventServiceServer::new(api.clone())
+    let events = EventServiceServer::new(api.0.clone())
         .accept_compressed(gzip)
         .send_compressed(gzip)
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -402,6 +417,8 @@ struct Serving {
     health: HealthReporter,
     counters: Arc<Counters>,
     calls: Arc<Calls>,
+    auth: AuthLayer,
+    tls: Option<ServerTls>,
     shutdown: CancellationToken,
 }
 
@@ -412,6 +429,7 @@ impl Serving {
         let close = CancellationToken::new();
         let connections = listener::accept(
             self.listener,
+            self.tls,
             args.max_connections,
             close.clone(),
             self.counters.clone(),
@@ -444,6 +462,8 @@ impl Serving {
             // Around what is turned away too.
             .layer(CallsLayer(self.calls))
             .layer(admit)
+            // Within the limits, since looking at a token costs something too.
+            .layer(self.auth)
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(connections, async move {
                 // The other half waits below for as long as this server serves.

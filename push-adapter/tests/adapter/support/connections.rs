@@ -41,6 +41,7 @@ struct Told {
     /// Statuses of the next answers; 200 when there are none.
     statuses: Arc<Mutex<VecDeque<StatusCode>>>,
     posted: Arc<Mutex<Vec<Posted>>>,
+    closed: Arc<Mutex<Vec<String>>>,
     in_flight: Arc<AtomicUsize>,
     in_flight_max: Arc<AtomicUsize>,
     /// The stage whose answers wait.
@@ -56,6 +57,7 @@ impl StandIn {
         let told = Told {
             statuses: Arc::new(Mutex::new(statuses.collect())),
             posted: Arc::default(),
+            closed: Arc::default(),
             in_flight: Arc::default(),
             in_flight_max: Arc::default(),
             held: Arc::new(watch::Sender::new(None)),
@@ -63,7 +65,7 @@ impl StandIn {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new()
-            .route("/{stage}/@connections/{id}", post(answer))
+            .route("/{stage}/@connections/{id}", post(answer).delete(close))
             .with_state(told.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -92,6 +94,11 @@ impl StandIn {
             .collect()
     }
 
+    /// The connections that were closed.
+    pub(crate) fn closed(&self) -> Vec<String> {
+        self.told.closed.lock().unwrap().clone()
+    }
+
     /// Posts by this stage.
     pub(crate) fn posts_by(&self, stage: &str) -> usize {
         let posted = self.posted();
@@ -114,11 +121,19 @@ pub(crate) async fn session(store: &Store, connection: &str, consumer: &str, end
     let id = ConnectionId::new(connection).unwrap();
     store.open_session(&id, endpoint).await.unwrap();
     let body = fan::registration(consumer, "final").to_string();
-    let registering = registration::parse(&body).unwrap();
+    let registering = registration::parse(&body, None).unwrap();
     store
         .register_session(&id, &registering.registration)
         .await
         .unwrap();
+}
+
+async fn close(
+    State(told): State<Told>,
+    Path((_, connection)): Path<(String, String)>,
+) -> StatusCode {
+    told.closed.lock().unwrap().push(connection);
+    StatusCode::NO_CONTENT
 }
 
 async fn answer(
