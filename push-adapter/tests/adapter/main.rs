@@ -7,6 +7,7 @@ mod api_gateway;
 mod auth;
 mod fan_out;
 mod gateway;
+mod lambda;
 mod late_joiners;
 mod leader;
 mod management;
