@@ -5,8 +5,14 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use tokio::{net::TcpListener, sync::watch};
+use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::{Request, Response, Status};
+use touchline_auth::{
+    Scope,
+    grpc::{AuthLayer, Need, common},
+    tls::{Accepted, ServerTls},
+};
 use touchline_proto::v1::{
     CaughtUp, FILE_DESCRIPTOR_SET, FollowRequest, FollowResponse,
     change_feed_server::{ChangeFeed, ChangeFeedServer},
@@ -27,9 +33,27 @@ struct Service {
     stopping: CancellationToken,
 }
 
+/// What each call needs.
+pub fn needs(path: &str) -> Need {
+    match path {
+        "/touchline.v1.ChangeFeed/Follow" => Need::OneOf(&[Scope::EventsRead]),
+        other => common(other),
+    }
+}
+
+/// Who may call, and over which connections.
+#[derive(Debug)]
+pub struct Access {
+    /// Looks at callers.
+    pub auth: AuthLayer,
+    /// `None`: plain text.
+    pub tls: Option<ServerTls>,
+}
+
 /// Serves the feed with health and reflection until `stopping`; returns when all streams have ended.
 pub async fn serve(
     listener: TcpListener,
+    access: Access,
     led: watch::Receiver<Option<Arc<Feed>>>,
     store: Store,
     followers: Gauge,
@@ -50,23 +74,28 @@ pub async fn serve(
         followers,
         stopping: stopping.clone(),
     };
+    let Access { auth, tls } = access;
+    let connections = TcpListenerStream::new(listener).map(move |stream| {
+        let stream = stream?;
+        // Only a socket that is closed already refuses, and reading finds that out.
+        let _ = stream.set_nodelay(true);
+        Ok::<_, std::io::Error>(Accepted::by(tls.as_ref(), stream))
+    });
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(FOLLOWERS_MAX)
+        .layer(auth)
         .add_service(health)
         .add_service(v1.expect(invariant))
         .add_service(v1alpha.expect(invariant))
         .add_service(ChangeFeedServer::new(service).max_decoding_message_size(64 << 10))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async move {
-                stopping.cancelled().await;
-                reporter
-                    .set_not_serving::<ChangeFeedServer<Service>>()
-                    .await;
-            },
-        )
+        .serve_with_incoming_shutdown(connections, async move {
+            stopping.cancelled().await;
+            reporter
+                .set_not_serving::<ChangeFeedServer<Service>>()
+                .await;
+        })
         .await
 }
 

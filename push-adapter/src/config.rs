@@ -5,6 +5,7 @@ use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use clap::Parser as _;
 use tonic::transport::Endpoint;
+use touchline_auth::{AuthArgs, CallerArgs};
 
 mod fans;
 
@@ -23,6 +24,9 @@ pub enum ConfigError {
         /// What would be accepted.
         accepted: String,
     },
+    /// A flag of authentication cannot be accepted.
+    #[error(transparent)]
+    Auth(#[from] touchline_auth::InvalidFlag),
     /// A listening address cannot be had.
     #[error("{flag} {address} cannot be bound; {flag} takes another address")]
     Bind {
@@ -129,6 +133,16 @@ pub struct PushArgs {
     /// Listen beyond this machine without authentication
     #[arg(long, env = "TOUCHLINE_INSECURE")]
     pub insecure: bool,
+    /// Who may connect and call.
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    /// What is presented to the server, and to whoever leads.
+    #[command(flatten)]
+    pub caller: CallerArgs,
+    /// How often connections at API Gateway whose token has expired are looked for and closed: a scan
+    /// of the session table; 0 for never, else 10s to 1h
+    #[arg(long, env = "TOUCHLINE_EXPIRY_SWEEP", default_value = "1m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub expiry_sweep: Duration,
     /// A leader whose lease does not move for this long has lost it; 500ms to 5m
     #[arg(long, env = "TOUCHLINE_LEASE_DURATION", default_value = "2s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub lease_duration: Duration,
@@ -231,6 +245,7 @@ impl Default for PushArgs {
 impl PushArgs {
     /// Checks every flag; the error names the first that cannot be used.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.auth.validate()?;
         self.validate_addresses()?;
         url("--server", &self.server)?;
         for (flag, value) in [
@@ -275,7 +290,13 @@ impl PushArgs {
             addresses.push(("--management-listen", self.management_listen));
         }
         for (flag, address) in addresses {
-            if !address.ip().is_loopback() && !self.insecure {
+            // The management API knows no callers: whoever reaches it may post.
+            let is_authenticated = match flag {
+                "--listen" => self.auth.is_on(),
+                "--fans-listen" => self.auth.has_tokens(),
+                _ => false,
+            };
+            if !address.ip().is_loopback() && !self.insecure && !is_authenticated {
                 return Err(invalid(
                     flag,
                     &address.to_string(),
@@ -388,7 +409,14 @@ impl PushArgs {
                 second * 600,
             ),
         ];
-        for (flag, value, min, max) in own.into_iter().chain(self.fans.durations()) {
+        let sweep = (
+            "--expiry-sweep",
+            self.expiry_sweep,
+            second * 10,
+            second * 3_600,
+        );
+        let sweep = Some(sweep).filter(|_| !self.expiry_sweep.is_zero());
+        for (flag, value, min, max) in own.into_iter().chain(self.fans.durations()).chain(sweep) {
             if value < min || value > max {
                 let accepted = format!(
                     "{} to {} are accepted",

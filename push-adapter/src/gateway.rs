@@ -13,15 +13,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_tungstenite::{
-    WebSocketStream, accept_hdr_async_with_config,
-    tungstenite::{
-        Error,
-        handshake::server::{ErrorResponse, Request, Response},
-        protocol::WebSocketConfig,
-    },
-};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_auth::Verifier;
 use touchline_store::{ids::ConnectionId, tables::Store};
 
 use crate::{
@@ -29,22 +22,13 @@ use crate::{
     connections::local::{Connection, Local},
     fanout::components::Components,
     leader::Feeds,
-    management::MESSAGE_BYTES_MAX,
     metrics::Metrics,
 };
 
 mod conversation;
+mod handshake;
 mod rate;
 mod registered;
-
-/// Largest frame that a fan may send (API Gateway quotas: WebSocket frame size 32 KB).
-const FRAME_BYTES_MAX: usize = 32 << 10;
-
-/// What waits in user space for one socket; beyond, the fan does not read.
-const WRITE_BUFFER_BYTES_MAX: usize = 512 << 10;
-
-/// Read at once from one socket. Fans say little, so ten thousand of them take 40 MB at most.
-const READ_BUFFER_BYTES: usize = 4 << 10;
 
 /// Everything that the front needs.
 #[derive(Debug)]
@@ -70,6 +54,8 @@ pub struct Gateway {
     pub addresses: Addresses,
     /// What happened.
     pub metrics: Arc<Metrics>,
+    /// Looks at fans' tokens; `None`: none is asked for.
+    pub verifier: Option<Arc<Verifier>>,
 }
 
 /// Accepts fans until `stopping`, then closes them all and waits for them, `drain` at most.
@@ -129,12 +115,12 @@ async fn fan(
 ) {
     // Each message is written at once, so waiting to fill a segment only costs time.
     let _ = stream.set_nodelay(true);
-    let shaking = shake_hands(&gateway, stream);
+    let shaking = handshake::shake_hands(&gateway, stream);
     let shaken = tokio::select! {
         () = stopping.cancelled() => return,
         shaken = tokio::time::timeout(gateway.limits.fan_handshake_timeout, shaking) => shaken,
     };
-    let (socket, user_agent) = match shaken {
+    let shaken = match shaken {
         Ok(Some(shaken)) => shaken,
         Ok(None) => return,
         Err(_) => {
@@ -142,63 +128,11 @@ async fn fan(
             return;
         }
     };
-    let connection = Arc::new(Connection::new(connection_id(), address.ip(), user_agent));
+    let connection = Connection::new(connection_id(), address.ip(), shaken.user_agent);
+    let connection = Arc::new(connection.with_identity(shaken.identity));
     // Known before its row can be read, so that no message finds it gone.
     gateway.local.insert(connection.clone());
-    conversation::hold(&gateway, socket, &connection, &stopping).await;
-}
-
-type Shaken = (WebSocketStream<TcpStream>, Option<String>);
-
-async fn shake_hands(gateway: &Gateway, stream: TcpStream) -> Option<Shaken> {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(READ_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(MESSAGE_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX));
-    let mut user_agent = None;
-    #[expect(
-        clippy::result_large_err,
-        reason = "the signature is the WebSocket library's"
-    )]
-    let check = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
-        let path = request.uri().path().trim_matches('/');
-        if path != gateway.stage {
-            return Err(forbidden());
-        }
-        user_agent = request
-            .headers()
-            .get("user-agent")
-            .and_then(|agent| agent.to_str().ok())
-            .map(|agent| agent.chars().take(256).collect());
-        Ok(response)
-    };
-    match accept_hdr_async_with_config(stream, check, Some(config)).await {
-        Ok(socket) => Some((socket, user_agent)),
-        Err(error) => {
-            tracing::debug!(%error, "a handshake failed");
-            let refused = &gateway.metrics.front.refused;
-            match error {
-                // By the check above.
-                Error::Http(_) => refused.forbidden.inc(),
-                _ => refused.invalid.inc(),
-            };
-            None
-        }
-    }
-}
-
-/// What API Gateway answers where there is no such stage.
-fn forbidden() -> ErrorResponse {
-    let body = r#"{"message":"Forbidden"}"#;
-    Response::builder()
-        .status(403)
-        .header("content-type", "application/json")
-        .header("content-length", body.len())
-        .header("connection", "close")
-        .body(Some(body.to_owned()))
-        .expect("the parts are valid")
+    conversation::hold(&gateway, shaken.socket, &connection, &stopping).await;
 }
 
 /// An id in API Gateway's shape: 11 random bytes in base64.

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use touchline_auth::caller::Caller;
 use touchline_store::{feed::Feed, tables::Store};
 
 use self::lease::Tenure;
@@ -47,6 +48,8 @@ pub struct LeaderOptions {
     pub reader: ReaderOptions,
     /// How long a graceful end waits for fan-outs.
     pub drain_timeout: Duration,
+    /// What another leader is shown when its feed is followed.
+    pub caller: Caller,
 }
 
 /// Everything that leading needs.

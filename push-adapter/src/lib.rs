@@ -10,15 +10,19 @@
 //! - [`fanout`], [`messages`]: one change, from its audience to its messages;
 //! - [`connections`]: where messages are posted, in this process or at API Gateway;
 //! - [`routes`]: what a fan's messages do; shared with the Lambdas;
+//! - [`lambda`]: the same behind API Gateway;
 //! - [`gateway`], [`management`]: the WebSocket front and its `/@connections`;
+//! - [`expiry`]: connections elsewhere whose token has expired;
 //! - [`metrics`]: what all of these count and measure.
 
 pub mod change_feed;
 pub mod config;
 pub mod connections;
 mod convert;
+pub mod expiry;
 pub mod fanout;
 pub mod gateway;
+pub mod lambda;
 pub mod leader;
 pub mod management;
 pub mod messages;

@@ -14,6 +14,15 @@ pub const DEFAULT_ROUTE: &str = "\"this is default route. please use right actio
 /// What a fan is told when a registration is through (the prototype's text).
 pub const REGISTERED: &str = "{\"status\": \"success\"}";
 
+/// What a fan is told when a token was taken in place of the one before, and until when it is good.
+pub fn refreshed(expires_at: Option<std::time::SystemTime>) -> Utf8Bytes {
+    let since = expires_at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let expires_at = since.map(|since| since.as_secs());
+    serde_json::json!({"type": "refreshed", "expires_at": expires_at})
+        .to_string()
+        .into()
+}
+
 /// One component set in one event state, ready for any fan of either protocol.
 #[derive(Debug)]
 pub struct EncodedSet {

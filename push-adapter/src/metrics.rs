@@ -327,6 +327,7 @@ pub struct FrontMetrics {
     /// Fans for whom there was no handshake.
     pub refused: Refusals,
     sendmessage: Counter,
+    refresh: Counter,
     default: Counter,
     /// Messages of fans who send too many.
     pub messages_throttled: Counter,
@@ -339,8 +340,10 @@ pub struct Refusals {
     pub full: Counter,
     /// There are as many from this address as there may be.
     pub address_full: Counter,
-    /// Nothing is served under this path.
+    /// Nothing is served under this path, or not to this consumer.
     pub forbidden: Counter,
+    /// The fan presented no token that is accepted.
+    pub unauthenticated: Counter,
     /// It was no handshake, or the fan left.
     pub invalid: Counter,
     /// It took too long.
@@ -355,18 +358,25 @@ impl FrontMetrics {
             "protocol",
             ["none", "1", "2"],
         );
-        let [full, address_full, forbidden, invalid, timeout] = registry.counters(
+        let [full, address_full, forbidden, unauthenticated, invalid, timeout] = registry.counters(
             "handshakes_refused",
             "Connections that did not become a fan's: the front is full, in all or for one address; the \
-             path is not served; what came was no handshake; it took too long",
+             path is not served, or not to this consumer; no token came that is accepted; what came was no handshake; it took too long",
             "reason",
-            ["full", "address_full", "forbidden", "invalid", "timeout"],
+            [
+                "full",
+                "address_full",
+                "forbidden",
+                "unauthenticated",
+                "invalid",
+                "timeout",
+            ],
         );
-        let [sendmessage, default] = registry.counters(
+        let [sendmessage, refresh, default] = registry.counters(
             "messages_received",
             "Messages of fans, by the route that they select",
             "route",
-            ["sendmessage", "default"],
+            ["sendmessage", "refresh", "default"],
         );
         Self {
             unregistered,
@@ -376,10 +386,12 @@ impl FrontMetrics {
                 full,
                 address_full,
                 forbidden,
+                unauthenticated,
                 invalid,
                 timeout,
             },
             sendmessage,
+            refresh,
             default,
             messages_throttled: registry.counter(
                 "messages_throttled",
@@ -401,6 +413,7 @@ impl FrontMetrics {
     pub fn received(&self, route: Route) -> &Counter {
         match route {
             Route::SendMessage => &self.sendmessage,
+            Route::Refresh => &self.refresh,
             Route::Default => &self.default,
         }
     }

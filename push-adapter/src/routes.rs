@@ -3,10 +3,11 @@
 //! themselves.
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use touchline_auth::{Identity, Refused as TokenRefused, Verifier};
 use touchline_store::{
     Error,
-    ids::ConnectionId,
-    session::{Protocol, Registration},
+    ids::{ConnectionId, ConsumerId},
+    session::{Protocol, Registration, TokenHolder},
     tables::Store,
 };
 
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub post: Option<Utf8Bytes>,
     /// The registration that is stored now.
     pub registered: Option<Registering>,
+    /// Who the fan is from now on, for longer than before.
+    pub renewed: Option<Identity>,
 }
 
 /// The route that a message selects by `$request.body.action`.
@@ -39,24 +42,44 @@ pub struct Outcome {
 pub enum Route {
     /// `sendmessage`.
     SendMessage,
+    /// `refresh`, where tokens are asked for.
+    Refresh,
     /// `$default`: not JSON, no object, or no known action.
     Default,
 }
 
-/// Selects the route of a message.
-pub fn select(body: &str) -> Route {
+/// Selects the route of a message. Without tokens there is nothing to refresh, and no such route.
+pub fn select(body: &str, has_tokens: bool) -> Route {
     let Ok(serde_json::Value::Object(object)) = serde_json::from_str(body) else {
         return Route::Default;
     };
     match object.get("action").and_then(serde_json::Value::as_str) {
         Some("sendmessage") => Route::SendMessage,
+        Some("refresh") if has_tokens => Route::Refresh,
         Some(_) | None => Route::Default,
     }
 }
 
-/// `$connect`: writes the session's row. `endpoint` is where messages for it are posted.
-pub async fn connect(store: &Store, connection: &ConnectionId, endpoint: &str) -> Outcome {
-    match store.open_session(connection, endpoint).await {
+/// `$connect`: writes the session's row. `endpoint` is where messages for it are posted, `identity`
+/// whose token was presented, where one was asked for.
+pub async fn connect(
+    store: &Store,
+    connection: &ConnectionId,
+    endpoint: &str,
+    identity: Option<&Identity>,
+) -> Outcome {
+    let holder = match identity.map(holder).transpose() {
+        Ok(holder) => holder,
+        Err(NoConsumer) => {
+            return Outcome {
+                status: 403,
+                body: "\"the token names no consumer\"".to_owned(),
+                ..failed(None)
+            };
+        }
+    };
+    let opened = store.open_session_of(connection, endpoint, holder.as_ref());
+    match opened.await {
         Ok(()) => done(PROCESSED, None),
         Err(error) => {
             tracing::warn!(%error, "a session could not be opened");
@@ -71,10 +94,21 @@ pub async fn sendmessage(
     connection: &ConnectionId,
     request_id: &str,
     body: &str,
+    identity: Option<&Identity>,
 ) -> Outcome {
-    let registering = match registration::parse(body) {
+    let registering = match registration::parse(body, identity) {
         Ok(registering) => registering,
-        Err(refused) => return refuse(connection, request_id, &refused),
+        Err(refused) => {
+            let status = if refused.code == "forbidden" {
+                403
+            } else {
+                400
+            };
+            return Outcome {
+                status,
+                ..refuse(connection, request_id, &refused)
+            };
+        }
     };
     match register(store, connection, &registering.registration).await {
         Ok(()) => {
@@ -90,6 +124,68 @@ pub async fn sendmessage(
             ..refuse(connection, request_id, &refused)
         },
     }
+}
+
+/// `refresh`: the connection is good for as long as this token is, which must be of the same consumer.
+/// What is refused changes nothing.
+pub async fn refresh(
+    store: &Store,
+    verifier: &Verifier,
+    connection: &ConnectionId,
+    body: &str,
+) -> Outcome {
+    let refuse = |status, code, message: &str| {
+        let text = messages::error(code, message);
+        Outcome {
+            status,
+            body: text.to_string(),
+            post: Some(text),
+            ..done("", None)
+        }
+    };
+    let message: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let Some(token) = message.get("token").and_then(serde_json::Value::as_str) else {
+        return refuse(400, "invalid", "token is missing; text is needed");
+    };
+    let identity = match verifier.verify(token).await {
+        Ok(identity) => identity,
+        Err(refused @ TokenRefused::Unavailable) => {
+            return refuse(500, "unavailable", &refused.to_string());
+        }
+        Err(refused) => return refuse(401, "unauthenticated", &refused.to_string()),
+    };
+    let Ok(holder) = holder(&identity) else {
+        return refuse(403, "forbidden", "the token names no consumer");
+    };
+    match store.renew_session(connection, &holder).await {
+        Ok(()) => Outcome {
+            renewed: Some(identity),
+            ..done(PROCESSED, Some(messages::refreshed(holder.expires_at)))
+        },
+        Err(Error::Conflict(_)) => {
+            let message = "the session is closed, or was opened with another consumer's token";
+            refuse(403, "forbidden", message)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a session could not be renewed");
+            refuse(
+                500,
+                "unavailable",
+                "the session could not be renewed; send it again",
+            )
+        }
+    }
+}
+
+/// The identity is no consumer's.
+struct NoConsumer;
+
+fn holder(identity: &Identity) -> Result<TokenHolder, NoConsumer> {
+    let consumer_id = identity.consumer_id.as_deref().ok_or(NoConsumer)?;
+    Ok(TokenHolder {
+        consumer_id: ConsumerId::new(consumer_id).map_err(|_| NoConsumer)?,
+        expires_at: identity.expires_at,
+    })
 }
 
 /// `$default`: tells the fan which key to use.
@@ -148,6 +244,7 @@ fn refuse(connection: &ConnectionId, request_id: &str, refused: &Refused) -> Out
         body: text.to_string(),
         post: Some(text),
         registered: None,
+        renewed: None,
     }
 }
 
@@ -157,6 +254,7 @@ fn done(body: &str, post: Option<Utf8Bytes>) -> Outcome {
         body: body.to_owned(),
         post,
         registered: None,
+        renewed: None,
     }
 }
 
@@ -166,6 +264,7 @@ fn failed(post: Option<Utf8Bytes>) -> Outcome {
         body: "\"the session table is not available\"".to_owned(),
         post,
         registered: None,
+        renewed: None,
     }
 }
 
@@ -175,7 +274,11 @@ mod tests {
 
     #[test]
     fn only_a_known_action_of_a_json_object_selects_a_route() {
+        let select = |body: &str| super::select(body, false);
         assert_eq!(select(r#"{"action":"sendmessage"}"#), Route::SendMessage);
+        let refresh = r#"{"action":"refresh","token":"a.b.c"}"#;
+        assert_eq!(select(refresh), Route::Default);
+        assert_eq!(super::select(refresh, true), Route::Refresh);
         assert_eq!(
             select(r#"{"action":"sendmess\u0061ge"}"#),
             Route::SendMessage

@@ -9,17 +9,19 @@ use tokio::{
     sync::{Semaphore, broadcast, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer};
 use touchline_runtime::observe::{self, Shown};
 use touchline_store::{feed::Feed, stream::Quota, tables::Store};
 
 use crate::{
-    change_feed,
+    change_feed::{self, Access},
     config::{ConfigError, Front, PushArgs},
     connections::{
         Connections, Fronts,
         api_gateway::{ApiGateway, ApiGatewayOptions},
         local::Local,
     },
+    expiry,
     fanout::{FanOut, FanOutOptions, Life, Round, components::Components},
     gateway::{self, Addresses, Gateway},
     leader::{self, Feeds, Leader, LeaderOptions, ReaderOptions, lease::Tenure},
@@ -91,7 +93,13 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> anyhow::Result<Running> {
     args.validate()?;
-    let components = Components::new(&args.server, args.server_timeout)?;
+    let caller = Caller::open(&args.caller)?;
+    let verifier = Verifier::open(&args.auth)?.map(Arc::new);
+    let access = Access {
+        auth: AuthLayer::new(&args.auth, verifier.clone(), change_feed::needs),
+        tls: args.auth.server_tls()?,
+    };
+    let components = Components::new(&args.server, args.server_timeout, caller.clone())?;
     let grpc = bind("--listen", args.listen).await?;
     let grpc_address = grpc.local_addr().context("the listener has no address")?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
@@ -136,10 +144,16 @@ pub async fn start(
         draining: shutdown.clone(),
         metrics: metrics.clone(),
     };
+    let connections = connections(&args, own.clone());
+    if args.connections == Front::ApiGateway && !args.expiry_sweep.is_zero() {
+        let (store, connections) = (store.clone(), connections.clone());
+        let sweeping = expiry::sweep(store, connections, tenure.clone(), args.expiry_sweep);
+        tracker.spawn(shutdown.clone().run_until_cancelled_owned(sweeping));
+    }
     let fan_out = FanOut::new(
         store.clone(),
         components.clone(),
-        connections(&args, own.clone()),
+        connections,
         fan_out_options(&args),
         session_calls.clone(),
         life,
@@ -150,7 +164,7 @@ pub async fn start(
         led,
         followed: watch::Sender::new(None),
         tenure,
-        options: leader_options(&args, grpc_address),
+        options: leader_options(&args, grpc_address, caller),
         metrics: metrics.clone(),
     });
     let running = Running {
@@ -167,7 +181,14 @@ pub async fn start(
 
     let followers = metrics.feed_followers.clone();
     let stopping = shutdown.clone();
-    let feed = change_feed::serve(grpc, running.led(), store.clone(), followers, stopping);
+    let feed = change_feed::serve(
+        grpc,
+        access,
+        running.led(),
+        store.clone(),
+        followers,
+        stopping,
+    );
     tracker.spawn(async move {
         if let Err(error) = feed.await {
             tracing::error!(%error, "the change feed ended");
@@ -203,6 +224,7 @@ pub async fn start(
             limits: args.fans,
             session_calls,
             metrics,
+            verifier,
         };
         serve_front(front, gateway, &running, &drained, args.drain_timeout);
     }
@@ -266,11 +288,15 @@ fn fan_out_options(args: &PushArgs) -> FanOutOptions {
     }
 }
 
-fn leader_options(args: &PushArgs, grpc_address: SocketAddr) -> LeaderOptions {
+fn leader_options(args: &PushArgs, grpc_address: SocketAddr, caller: Caller) -> LeaderOptions {
+    let scheme = match args.auth.tls_certificate {
+        Some(_) => "https",
+        None => "http",
+    };
     let address = args
         .advertise
         .clone()
-        .unwrap_or_else(|| format!("http://{grpc_address}"));
+        .unwrap_or_else(|| format!("{scheme}://{grpc_address}"));
     LeaderOptions {
         owner: format!("{address}#{:016x}", rand::random::<u64>()),
         address,
@@ -284,6 +310,7 @@ fn leader_options(args: &PushArgs, grpc_address: SocketAddr) -> LeaderOptions {
             },
         },
         drain_timeout: args.drain_timeout,
+        caller,
     }
 }
 

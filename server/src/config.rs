@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
+use touchline_auth::{AuthArgs, CallerArgs};
 use touchline_store::event::DEFAULT_CONTEXT_KEYS;
 
 use self::serving::ServingArgs;
@@ -53,6 +54,12 @@ pub struct ServerArgs {
     /// Serve beyond loopback although callers are not authenticated
     #[arg(long, env = "TOUCHLINE_INSECURE")]
     pub insecure: bool,
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    /// What is presented to the push adapter's leader.
+    #[command(flatten)]
+    pub caller: CallerArgs,
     /// Who ranks items for consumers
     #[arg(
         long,
@@ -199,6 +206,8 @@ impl Default for ServerArgs {
             listen: SocketAddr::from(([127, 0, 0, 1], 50_051)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9_090)),
             insecure: false,
+            auth: AuthArgs::default(),
+            caller: CallerArgs::default(),
             recommender: RecommenderKind::Embedded,
             interactions: None,
             feedback: None,
@@ -239,11 +248,23 @@ pub struct InvalidFlag {
     pub accepted: String,
 }
 
+impl From<touchline_auth::InvalidFlag> for InvalidFlag {
+    fn from(invalid: touchline_auth::InvalidFlag) -> Self {
+        Self {
+            flag: invalid.flag,
+            value: invalid.value,
+            accepted: invalid.accepted,
+        }
+    }
+}
+
 impl ServerArgs {
     /// Checks everything that can be checked without a socket.
     pub fn validate(&self) -> Result<(), InvalidFlag> {
-        if !self.listen.ip().is_loopback() && !self.insecure {
-            let accepted = "a loopback address, or --insecure: callers are not authenticated yet";
+        self.auth.validate()?;
+        if !self.listen.ip().is_loopback() && !self.insecure && !self.auth.is_on() {
+            let accepted = "a loopback address is accepted, or any with --auth-jwks or \
+                            --tls-client-ca, or with --insecure: callers are not authenticated";
             return Err(refuse("--listen", self.listen, accepted));
         }
         let ms = Duration::from_millis;

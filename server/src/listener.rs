@@ -12,12 +12,13 @@ use std::{
 use futures::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
+use touchline_auth::tls::{Accepted, ServerTls};
 
 use crate::counters::Counters;
 
@@ -26,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// One accepted connection.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Accepted,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -35,6 +36,7 @@ pub(crate) struct Connection {
 /// client learns it now. Cancelling `close` ends every connection.
 pub(crate) fn accept(
     listener: TcpListener,
+    tls: Option<ServerTls>,
     connections_max: usize,
     close: CancellationToken,
     counters: Arc<Counters>,
@@ -57,7 +59,7 @@ pub(crate) fn accept(
             // Only a socket that is closed already refuses, and reading finds that out.
             let _ = stream.set_nodelay(true);
             yield Ok(Connection {
-                stream,
+                stream: Accepted::by(tls.as_ref(), stream),
                 closed: Box::pin(close.clone().cancelled_owned()),
                 _permit: permit,
             });
@@ -66,7 +68,7 @@ pub(crate) fn accept(
 }
 
 impl Connected for Connection {
-    type ConnectInfo = <TcpStream as Connected>::ConnectInfo;
+    type ConnectInfo = <Accepted as Connected>::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.stream.connect_info()

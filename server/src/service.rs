@@ -17,6 +17,7 @@ pub(crate) mod convert;
 mod events;
 mod explain;
 mod feedback;
+pub(crate) mod guard;
 mod validate;
 
 /// What the handlers share.

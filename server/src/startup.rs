@@ -14,6 +14,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer, tls::ServerTls};
 use touchline_proto::serving::component_service_server::ComponentServiceServer;
 use touchline_proto::v1::{
     FILE_DESCRIPTOR_SET, event_service_server::EventServiceServer,
@@ -35,7 +36,10 @@ use crate::{
     metrics::Metrics,
     moderation::Moderation,
     policies::PolicyFile,
-    service::Api,
+    service::{
+        Api,
+        guard::{self, Guarded},
+    },
     sets::Sets,
     users::Users,
     watch::{Change, Events},
@@ -116,6 +120,9 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> anyhow::Result<Running> {
     args.validate()?;
+    let verifier = Verifier::open(&args.auth)?.map(Arc::new);
+    let auth = AuthLayer::new(&args.auth, verifier, guard::needs);
+    let (tls, caller) = (args.auth.server_tls()?, Caller::open(&args.caller)?);
     let (asked, shutdown) = (shutdown.clone(), shutdown.child_token());
     let (metrics, registry) = Metrics::new();
     let counters = metrics.counters;
@@ -188,6 +195,8 @@ pub async fn start(
         health: health.clone(),
         counters: counters.clone(),
         calls: metrics.calls,
+        auth,
+        tls,
         shutdown: shutdown.clone(),
     };
     let shown = Shown {
@@ -199,7 +208,12 @@ pub async fn start(
     tasks.spawn(observe::serve(observed, shown, served.clone()));
     let ending = shutdown.clone();
     let essential = |task| spawn_essential(&tasks, &ending, task);
-    essential(events.clone().keep_following(shutdown.clone()).boxed());
+    essential(
+        events
+            .clone()
+            .keep_following(caller, shutdown.clone())
+            .boxed(),
+    );
     essential(events.clone().keep_polling(shutdown.clone()).boxed());
     if let Some(ranker) = ranker {
         let shutdown = shutdown.clone();
@@ -348,11 +362,12 @@ fn routes(api: Api, health: HealthReporter) -> anyhow::Result<Routes> {
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let gzip = CompressionEncoding::Gzip;
+    let api = Guarded(api);
     let components = ComponentServiceServer::new(api.clone())
         .accept_compressed(gzip)
         .send_compressed(gzip)
         .max_decoding_message_size(BATCH_BYTES_MAX);
-    let events = EventServiceServer::new(api.clone())
+    let events = EventServiceServer::new(api.0.clone())
         .accept_compressed(gzip)
         .send_compressed(gzip)
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -375,6 +390,8 @@ struct Serving {
     health: HealthReporter,
     counters: Arc<Counters>,
     calls: Arc<Calls>,
+    auth: AuthLayer,
+    tls: Option<ServerTls>,
     shutdown: CancellationToken,
 }
 
@@ -385,6 +402,7 @@ impl Serving {
         let close = CancellationToken::new();
         let connections = listener::accept(
             self.listener,
+            self.tls,
             args.max_connections,
             close.clone(),
             self.counters.clone(),
@@ -410,6 +428,8 @@ impl Serving {
             // Around what is turned away too.
             .layer(CallsLayer(self.calls))
             .layer(admit)
+            // Within the limits, since looking at a token costs something too.
+            .layer(self.auth)
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(connections, async move {
                 // The other half waits below for as long as this server serves.

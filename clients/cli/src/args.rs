@@ -2,10 +2,15 @@
 //! the services; those are theirs.
 
 use clap::{Args, Parser, Subcommand};
+use touchline_client::{Caller, CallerArgs, Client};
 
-use crate::commands::{
-    completions::CompletionsArgs, event::EventCommand, fan::FanArgs, items::ItemsCommand,
-    local::LocalArgs, replay::ReplayArgs, tables::TablesCommand, warm::WarmArgs, watch::WatchArgs,
+use crate::{
+    Error,
+    commands::{
+        completions::CompletionsArgs, event::EventCommand, fan::FanArgs, items::ItemsCommand,
+        local::LocalArgs, replay::ReplayArgs, tables::TablesCommand, warm::WarmArgs,
+        watch::WatchArgs,
+    },
 };
 
 /// Live-event personalisation: the whole system on this machine, and the client of any installation.
@@ -80,6 +85,49 @@ pub struct ServerAddress {
         value_name = "URL"
     )]
     pub server: String,
+    #[command(flatten)]
+    /// What calls present
+    pub presented: Presented,
+}
+
+impl ServerAddress {
+    /// A client of that server; makes no call.
+    pub fn client(&self) -> Result<Client, Error> {
+        let caller = self.presented.caller()?;
+        Client::connect_as(&self.server, caller).map_err(|source| Error::Server {
+            server: self.server.clone(),
+            source,
+        })
+    }
+}
+
+/// What is presented to who is called.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Presented {
+    /// Bearer token to present; better given by the environment or a file, since others see the command
+    /// line
+    #[arg(
+        long,
+        env = "TOUCHLINE_TOKEN",
+        hide_env_values = true,
+        conflicts_with = "token_file",
+        value_name = "TOKEN"
+    )]
+    pub token: Option<String>,
+    #[command(flatten)]
+    /// Files
+    pub files: CallerArgs,
+}
+
+impl Presented {
+    /// Reads the files.
+    pub fn caller(&self) -> Result<Caller, Error> {
+        let caller = Caller::open(&self.files)?;
+        Ok(match &self.token {
+            Some(token) => caller.with_token(token)?,
+            None => caller,
+        })
+    }
 }
 
 /// For whom the output is.

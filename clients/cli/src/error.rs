@@ -14,6 +14,9 @@ pub enum Error {
         /// What it answered.
         source: touchline_client::Error,
     },
+    /// A flag that says what calls present cannot be used.
+    #[error(transparent)]
+    Flag(#[from] touchline_client::InvalidFlag),
     /// The fans' WebSocket front cannot be reached.
     #[error(
         "cannot connect to the gateway at {gateway}: {reason}; is `touchline local` running? \

@@ -13,8 +13,11 @@ use tokio::{
 };
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    tungstenite::{
+        Message, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig,
+    },
 };
+use touchline_client::Caller;
 use touchline_runtime::backoff::Backoff;
 
 use crate::Error;
@@ -50,6 +53,8 @@ pub struct Fan {
     pub content_id: String,
     /// The messages that are wanted.
     pub protocol: Protocol,
+    /// Whose token is presented, if any.
+    pub caller: Caller,
 }
 
 /// What happens to a fan.
@@ -108,14 +113,14 @@ pub fn listen(gateway: String, fan: Fan) -> impl Stream<Item = Result<Heard, Err
     try_stream! {
         let mut shown = Shown::default();
         let mut backoff = Backoff::default();
-        let mut socket = Some(connect(&gateway).await.map_err(|reason| Error::Gateway {
+        let mut socket = Some(connect(&gateway, &fan).await.map_err(|reason| Error::Gateway {
             gateway: gateway.clone(),
             reason,
         })?);
         loop {
             let connected = match socket.take() {
                 Some(socket) => Ok(socket),
-                None => connect(&gateway).await,
+                None => connect(&gateway, &fan).await,
             };
             let reason = match connected {
                 Err(reason) => reason,
@@ -147,11 +152,23 @@ pub fn listen(gateway: String, fan: Fan) -> impl Stream<Item = Result<Heard, Err
     }
 }
 
-async fn connect(gateway: &str) -> Result<Socket, String> {
+async fn connect(gateway: &str, fan: &Fan) -> Result<Socket, String> {
+    let mut request = gateway
+        .into_client_request()
+        .map_err(|error| error.to_string())?;
+    if let Some(token) = fan.caller.token() {
+        // As a browser can: it sets no other header.
+        let offered = format!("touchline, touchline.bearer.{token}");
+        let mut offered = HeaderValue::try_from(offered).map_err(|error| error.to_string())?;
+        offered.set_sensitive(true);
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", offered);
+    }
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
-    let connecting = connect_async_with_config(gateway, Some(config), true);
+    let connecting = connect_async_with_config(request, Some(config), true);
     match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(error)) => Err(error.to_string()),
@@ -229,6 +246,7 @@ mod tests {
             device_id: "phone".to_owned(),
             content_id: "final".to_owned(),
             protocol,
+            caller: Caller::default(),
         }
     }
 

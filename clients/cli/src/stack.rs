@@ -274,7 +274,9 @@ impl Stack {
             feedback: Some(folder.join("feedback.csv")),
             ..ServerArgs::default()
         };
-        let server = touchline_server::start(server_args, store.clone(), server_shutdown.clone())
+        // Boxed: what starts holds its whole configuration.
+        let starting = touchline_server::start(server_args, store.clone(), server_shutdown.clone());
+        let server = Box::pin(starting)
             .await
             .map_err(|source| part("the server does not start", source))?;
 
@@ -293,7 +295,8 @@ impl Stack {
             lease_duration: LEASE_DURATION,
             ..PushArgs::default()
         };
-        let push = touchline_push::start(push_args, store.clone(), push_shutdown.clone())
+        let starting = touchline_push::start(push_args, store.clone(), push_shutdown.clone());
+        let push = Box::pin(starting)
             .await
             .map_err(|source| part("the push adapter does not start", source))?;
 

@@ -6,11 +6,8 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use async_stream::try_stream;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use tokio::time::{Instant, timeout_at};
-use tonic::{
-    Request, Response, Status,
-    codec::CompressionEncoding,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::Endpoint};
+use touchline_auth::caller::{Caller, CallerChannel};
 use touchline_proto::v1::{
     self as proto, component_service_client::ComponentServiceClient, consumer_answer::Answer,
     event_service_client::EventServiceClient, feedback_service_client::FeedbackServiceClient,
@@ -83,7 +80,7 @@ pub struct Share {
 #[derive(Debug, Clone)]
 pub struct Client {
     replicas: Replicas,
-    events: EventServiceClient<Channel>,
+    events: EventServiceClient<CallerChannel>,
     deadlines: Deadlines,
 }
 
@@ -92,7 +89,12 @@ impl Client {
     /// roots of the operating system. Must be called in a tokio runtime; makes no connection yet.
     /// [`Error::Endpoint`] if it is no address.
     pub fn connect(endpoint: &str) -> Result<Self, Error> {
-        let replicas = Replicas::new(endpoint, configure);
+        Self::connect_as(endpoint, Caller::default())
+    }
+
+    /// The same, whose calls present a token or a certificate.
+    pub fn connect_as(endpoint: &str, caller: Caller) -> Result<Self, Error> {
+        let replicas = Replicas::new(endpoint, configure, caller);
         replicas.map(Self::of).map_err(|source| Error::Endpoint {
             endpoint: endpoint.to_owned(),
             source,
@@ -102,7 +104,7 @@ impl Client {
     /// A client of the replicas that `resolve` names, which are called by the name in `endpoint`: for
     /// who knows them by other means than their host name.
     pub fn connect_resolving(endpoint: &str, resolve: Resolve) -> Result<Self, Error> {
-        let replicas = Replicas::resolving(endpoint, configure, resolve);
+        let replicas = Replicas::resolving(endpoint, configure, Caller::default(), resolve);
         replicas.map(Self::of).map_err(|source| Error::Endpoint {
             endpoint: endpoint.to_owned(),
             source,
@@ -348,7 +350,7 @@ impl Client {
         consumer_id: &str,
         message: Q,
         passes_on: fn(&Status) -> bool,
-        ask: impl Fn(Channel, Request<Q>) -> F,
+        ask: impl Fn(CallerChannel, Request<Q>) -> F,
     ) -> Result<A, Error>
     where
         F: Future<Output = Result<Response<A>, Status>>,
@@ -410,7 +412,7 @@ fn configure(endpoint: Endpoint) -> Endpoint {
         .tcp_nodelay(true)
 }
 
-pub(crate) fn components(channel: Channel) -> ComponentServiceClient<Channel> {
+pub(crate) fn components(channel: CallerChannel) -> ComponentServiceClient<CallerChannel> {
     ComponentServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip)
 }
 

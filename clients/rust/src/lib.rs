@@ -41,6 +41,8 @@ mod watch;
 
 pub use client::{BatchAnswer, Client, Deadlines, Share, Situation};
 pub use error::{Error, Violation};
+/// What calls present: a token, a certificate.
+pub use touchline_auth::{CallerArgs, InvalidFlag, caller::Caller};
 /// The messages of package `touchline.v1`.
 pub use touchline_proto::v1 as proto;
 pub use watch::Watched;

@@ -22,7 +22,8 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
+use touchline_auth::caller::{Caller, CallerChannel};
 
 mod batch;
 pub mod rendezvous;
@@ -62,7 +63,7 @@ struct Known {
     /// `None`: whoever answers to the name.
     address: Option<SocketAddr>,
     hash: u64,
-    channel: Channel,
+    channel: CallerChannel,
     /// It could not be reached when it was last tried.
     is_resting: AtomicBool,
     wanted: Arc<AtomicBool>,
@@ -71,6 +72,7 @@ struct Known {
 struct Shared {
     uri: Uri,
     configure: Configure,
+    caller: Caller,
     named: Replica,
     /// Never empty once it is known; sorted by address.
     known: watch::Sender<Option<Arc<[Replica]>>>,
@@ -88,8 +90,12 @@ impl fmt::Debug for Replicas {
 impl Replicas {
     /// Those behind a URL, as the system resolves its host. Must be called in a tokio runtime; makes
     /// no connection yet.
-    pub fn new(url: &str, configure: Configure) -> Result<Self, tonic::transport::Error> {
-        let shared = Shared::new(url, configure)?;
+    pub fn new(
+        url: &str,
+        configure: Configure,
+        caller: Caller,
+    ) -> Result<Self, tonic::transport::Error> {
+        let shared = Shared::new(url, configure, caller)?;
         let host = shared.uri.host().unwrap_or_default();
         let host = host
             .trim_start_matches('[')
@@ -119,9 +125,10 @@ impl Replicas {
     pub fn resolving(
         url: &str,
         configure: Configure,
+        caller: Caller,
         resolve: Resolve,
     ) -> Result<Self, tonic::transport::Error> {
-        Ok(Self::looking(Shared::new(url, configure)?, resolve))
+        Ok(Self::looking(Shared::new(url, configure, caller)?, resolve))
     }
 
     fn looking(shared: Shared, resolve: Resolve) -> Self {
@@ -135,7 +142,7 @@ impl Replicas {
     }
 
     /// Whoever answers to the name: for calls that concern no consumer.
-    pub fn any(&self) -> Channel {
+    pub fn any(&self) -> CallerChannel {
         self.shared.named.channel()
     }
 
@@ -201,7 +208,7 @@ impl Replicas {
 
 impl Replica {
     /// The channel to it.
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> CallerChannel {
         self.0.channel.clone()
     }
 
@@ -232,24 +239,25 @@ impl PartialEq for Replica {
 }
 
 impl Shared {
-    fn new(url: &str, configure: Configure) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned())?;
-        let uri = endpoint.uri().clone();
-        let mut endpoint = configure(endpoint);
-        if uri.scheme_str() == Some("https") {
-            endpoint = endpoint.tls_config(ClientTlsConfig::new().with_enabled_roots())?;
-        }
+    fn new(
+        url: &str,
+        configure: Configure,
+        caller: Caller,
+    ) -> Result<Self, tonic::transport::Error> {
+        let uri = Endpoint::from_shared(url.to_owned())?.uri().clone();
+        let channel = caller.channel(&uri, None, configure)?;
         let wanted = Arc::new(AtomicBool::new(false));
         let named = Replica(Arc::new(Known {
             address: None,
             hash: 0,
-            channel: endpoint.connect_lazy(),
+            channel,
             is_resting: AtomicBool::new(false),
             wanted: wanted.clone(),
         }));
         Ok(Self {
             uri,
             configure,
+            caller,
             named,
             known: watch::Sender::new(None),
             wanted,
@@ -316,20 +324,13 @@ impl Shared {
 
     /// A channel to one address, which is still called by its name.
     fn replica(&self, address: SocketAddr) -> Option<Replica> {
-        let scheme = self.uri.scheme_str().unwrap_or("http");
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).ok()?;
-        let mut endpoint = (self.configure)(endpoint)
-            .origin(self.uri.clone())
-            .connect_timeout(CONNECT_TIMEOUT);
-        if scheme == "https" {
-            let tls = ClientTlsConfig::new().with_enabled_roots();
-            let tls = tls.domain_name(self.uri.host().unwrap_or_default());
-            endpoint = endpoint.tls_config(tls).ok()?;
-        }
+        let configure = |endpoint| (self.configure)(endpoint).connect_timeout(CONNECT_TIMEOUT);
+        let channel = self.caller.channel(&self.uri, Some(address), configure);
+        let channel = channel.ok()?;
         Some(Replica(Arc::new(Known {
             address: Some(address),
             hash: rendezvous::replica_hash(address),
-            channel: endpoint.connect_lazy(),
+            channel,
             is_resting: AtomicBool::new(false),
             wanted: self.wanted.clone(),
         })))

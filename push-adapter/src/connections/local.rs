@@ -13,6 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use touchline_auth::Identity;
 use touchline_store::ids::{ConnectionId, ConsumerId};
 
 use super::{Connections, Frame, Limits, PostError, mailbox::Mailbox};
@@ -28,6 +29,8 @@ pub struct Connection {
     pub source_ip: IpAddr,
     /// What the fan's software calls itself.
     pub user_agent: Option<String>,
+    /// Whose token it was opened with; the newest one, where it was refreshed.
+    identity: Mutex<Option<Identity>>,
     last_active_ms: AtomicU64,
     inner: Mutex<Inner>,
     wake: Notify,
@@ -54,6 +57,14 @@ impl Closing {
         Self { code: 1001, reason }
     }
 
+    /// The fan's token has expired (a code of the application's range: 4401 as in HTTP's 401).
+    pub const fn expired() -> Self {
+        Self {
+            code: 4401,
+            reason: "the token has expired",
+        }
+    }
+
     /// The fan breaks a rule of the house.
     pub const fn policy(reason: &'static str) -> Self {
         Self { code: 1008, reason }
@@ -68,12 +79,31 @@ impl Connection {
             opened_at: SystemTime::now(),
             source_ip,
             user_agent,
+            identity: Mutex::default(),
             last_active_ms: AtomicU64::new(0),
             inner: Mutex::default(),
             wake: Notify::new(),
         };
         connection.active();
         connection
+    }
+
+    /// The same, of who presented a token.
+    pub fn with_identity(self, identity: Option<Identity>) -> Self {
+        self.identify(identity);
+        self
+    }
+
+    /// The token is another one now, of the same consumer.
+    pub fn identify(&self, identity: Option<Identity>) {
+        // No code that holds the lock can panic half-way through a change.
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    /// Whose token it was opened with; `None` where none was asked for.
+    pub fn identity(&self) -> Option<Identity> {
+        let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        identity.clone()
     }
 
     /// Puts a message where the connection's task finds it.

@@ -8,10 +8,8 @@ use std::{
 };
 
 use futures::{StreamExt, stream::BoxStream};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, transport::Endpoint};
+use touchline_auth::caller::{Caller, CallerChannel};
 use touchline_client::replicas::{self, Replicas};
 use touchline_proto::v1::{
     BatchGetComponentsRequest, BatchGetComponentsResponse, EventState as ProtoState, Purpose,
@@ -79,12 +77,13 @@ pub struct Answers {
 
 impl Components {
     /// Connects when it is first needed, and again whenever a connection is lost.
-    pub fn new(server: &str, timeout: Duration) -> Result<Self, ConfigError> {
-        let replicas = Replicas::new(server, configure).map_err(|error| ConfigError::Flag {
-            flag: "--server",
-            value: server.to_owned(),
-            accepted: error.to_string(),
-        })?;
+    pub fn new(server: &str, timeout: Duration, caller: Caller) -> Result<Self, ConfigError> {
+        let replicas =
+            Replicas::new(server, configure, caller).map_err(|error| ConfigError::Flag {
+                flag: "--server",
+                value: server.to_owned(),
+                accepted: error.to_string(),
+            })?;
         Ok(Self { replicas, timeout })
     }
 
@@ -107,7 +106,7 @@ impl Components {
             ..BatchGetComponentsRequest::default()
         };
         let replicas = self.replicas.clone();
-        let client = ComponentServiceClient::<Channel>::new;
+        let client = ComponentServiceClient::<CallerChannel>::new;
         Answers {
             parts: replicas::batch(replicas, client, request, deadline.into()),
             sets: Vec::new(),

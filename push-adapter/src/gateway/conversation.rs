@@ -4,7 +4,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
@@ -57,7 +57,9 @@ pub(super) async fn hold(
     let opened = {
         // The semaphore is never closed; without a permit the call would only be less polite.
         let _permit = gateway.session_calls.acquire().await;
-        routes::connect(&gateway.store, &connection.id, &gateway.endpoint).await
+        let identity = connection.identity();
+        let endpoint = &gateway.endpoint;
+        routes::connect(&gateway.store, &connection.id, endpoint, identity.as_ref()).await
     };
     let closing = if opened.status == 200 {
         converse(gateway, &mut socket, connection, stopping).await
@@ -119,8 +121,13 @@ async fn converse(
     let mut answering: Option<Answering> = None;
     let mut frames = Vec::new();
     loop {
+        let expires = expires_in(connection);
+        if expires.is_some_and(|left| left.is_zero()) {
+            return Some(Closing::expired());
+        }
         let wakes = clock
             .ends
+            .min(expires.map_or(clock.ends, |left| Instant::now() + left))
             .min(clock.active + limits.fan_idle_timeout)
             .min(clock.pinged + limits.fan_ping_interval);
         tokio::select! {
@@ -166,6 +173,11 @@ async fn converse(
             }
         }
     }
+}
+
+/// How long the fan's token is still good; `None` where none was asked for, or it is for ever.
+fn expires_in(connection: &Connection) -> Option<Duration> {
+    connection.identity()?.expires_in(SystemTime::now())
 }
 
 async fn wait_for<F: Future + Unpin>(work: &mut Option<F>) -> F::Output {
@@ -236,7 +248,7 @@ async fn handle(
     connection: Arc<Connection>,
     text: Utf8Bytes,
 ) -> Option<Registering> {
-    let route = routes::select(&text);
+    let route = routes::select(&text, gateway.verifier.is_some());
     gateway.metrics.front.received(route).inc();
     let outcome = match route {
         Route::Default => routes::default(),
@@ -244,9 +256,27 @@ async fn handle(
             connection.registering();
             let store = &gateway.store;
             let _permit = gateway.session_calls.acquire().await;
-            routes::sendmessage(store, &connection.id, &request_id(), &text).await
+            let identity = connection.identity();
+            routes::sendmessage(
+                store,
+                &connection.id,
+                &request_id(),
+                &text,
+                identity.as_ref(),
+            )
+            .await
         }
+        Route::Refresh => match &gateway.verifier {
+            Some(verifier) => {
+                let _permit = gateway.session_calls.acquire().await;
+                routes::refresh(&gateway.store, verifier, &connection.id, &text).await
+            }
+            None => routes::default(),
+        },
     };
+    if outcome.renewed.is_some() {
+        connection.identify(outcome.renewed.clone());
+    }
     if let Some(registering) = &outcome.registered {
         connection.registered(registering.registration.consumer_id.clone());
     }

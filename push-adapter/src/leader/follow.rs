@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
-use tonic::{Status, transport::Endpoint};
+use tonic::Status;
 use touchline_proto::v1::{
     FollowRequest, FollowResponse, change_feed_client::ChangeFeedClient, follow_response::Message,
 };
@@ -63,12 +63,16 @@ async fn moved(leader: &Leader, owner: &str) {
 
 /// Follows a leader until its feed ends; once it was heard of, `pauses` begin anew.
 async fn follow_one(leader: &Leader, address: String, pauses: &mut Backoff) -> Result<(), Status> {
-    let endpoint = Endpoint::from_shared(address)
-        .map_err(|error| Status::invalid_argument(error.to_string()))?
-        .connect_timeout(Duration::from_secs(1))
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_while_idle(true);
-    let mut client = ChangeFeedClient::new(endpoint.connect_lazy());
+    let invalid = |_| Status::invalid_argument("the leader's address is no URL");
+    let url = address.parse().map_err(invalid)?;
+    let channel = leader.options.caller.channel(&url, None, |endpoint| {
+        endpoint
+            .connect_timeout(Duration::from_secs(1))
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+    });
+    let channel = channel.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let mut client = ChangeFeedClient::new(channel);
     let mut messages = client.follow(FollowRequest {}).await?.into_inner();
     *pauses = self::pauses();
     // A new feed, which takes the old one's place once it knows as much.

@@ -1,6 +1,7 @@
 //! What a fan says in `sendmessage`, checked before anything is stored. Pure.
 
 use serde_json::{Map, Value};
+use touchline_auth::Identity;
 use touchline_store::{
     ids::{ConsumerId, ContentId, DeviceId, InvalidId},
     session::{Protocol, Registration},
@@ -26,8 +27,9 @@ pub struct Refused {
     pub message: String,
 }
 
-/// Reads the body of a `sendmessage`. Extra keys are ignored.
-pub fn parse(body: &str) -> Result<Registering, Refused> {
+/// Reads the body of a `sendmessage`. Extra keys are ignored. Where the fan presented a token, the
+/// consumer is the token's: the body may leave it out, and may not name another.
+pub fn parse(body: &str, identity: Option<&Identity>) -> Result<Registering, Refused> {
     let refused = |protocol, message| Refused {
         protocol,
         code: "invalid",
@@ -38,7 +40,22 @@ pub fn parse(body: &str) -> Result<Registering, Refused> {
         return Err(refused(Protocol::V1, message));
     };
     let protocol = protocol(&object).map_err(|message| refused(Protocol::V1, message))?;
-    read(&object, protocol).map_err(|message| refused(protocol, message))
+    let mut object = object;
+    if let Some(identity) = identity {
+        let given = object.entry(ConsumerId::FIELD);
+        given.or_insert_with(|| identity.consumer_id.clone().into());
+    }
+    let registering = read(&object, protocol).map_err(|message| refused(protocol, message))?;
+    let consumer_id = registering.registration.consumer_id.as_str();
+    if identity.is_some_and(|identity| identity.consumer_id.as_deref() != Some(consumer_id)) {
+        let message = "consumer_id must be the token's, or be left out".to_owned();
+        return Err(Refused {
+            protocol,
+            code: "forbidden",
+            message,
+        });
+    }
+    Ok(registering)
 }
 
 fn read(object: &Map<String, Value>, protocol: Protocol) -> Result<Registering, String> {
@@ -94,13 +111,14 @@ mod tests {
     use super::*;
 
     fn refused(body: &str) -> String {
-        parse(body).unwrap_err().message
+        parse(body, None).unwrap_err().message
     }
 
     #[test]
     fn the_prototypes_message_is_understood_and_extra_keys_are_ignored() {
         let registering = parse(
             r#"{"action":"sendmessage","consumer_id":"ann","device_id":"d","content_id":"final","x":[1]}"#,
+            None,
         )
         .unwrap();
         assert_eq!(registering.registration.consumer_id.as_str(), "ann");
@@ -113,7 +131,7 @@ mod tests {
     #[test]
     fn a_number_becomes_its_text() {
         let body = r#"{"consumer_id":42,"device_id":-7,"content_id":18446744073709551615}"#;
-        let registration = parse(body).unwrap().registration;
+        let registration = parse(body, None).unwrap().registration;
         assert_eq!(registration.consumer_id.as_str(), "42");
         assert_eq!(registration.device_id.as_str(), "-7");
         assert_eq!(registration.content_id.as_str(), "18446744073709551615");
@@ -173,15 +191,51 @@ mod tests {
         let body = |rest: &str| {
             format!(r#"{{"consumer_id":"a","device_id":"d","content_id":"c",{rest}}}"#)
         };
-        let registering = parse(&body(r#""protocol":2,"set_id":"abc""#)).unwrap();
+        let registering = parse(&body(r#""protocol":2,"set_id":"abc""#), None).unwrap();
         assert_eq!(registering.registration.protocol, Protocol::V2);
         assert_eq!(registering.set_id.as_deref(), Some("abc"));
         for wrong in ["0", "3", "\"2\"", "2.5", "true", "[]"] {
             let message = refused(&body(&format!("\"protocol\":{wrong}")));
             assert_eq!(message, "protocol must be 1 or 2");
         }
-        let error = parse(&body(r#""protocol":2,"set_id":7"#)).unwrap_err();
+        let error = parse(&body(r#""protocol":2,"set_id":7"#), None).unwrap_err();
         assert_eq!(error.protocol, Protocol::V2);
         assert_eq!(error.message, "set_id must be text of at most 256 bytes");
+    }
+
+    #[test]
+    fn with_a_token_the_consumer_is_the_tokens_and_no_other() {
+        let identity = |consumer_id: Option<&str>| Identity {
+            consumer_id: consumer_id.map(str::to_owned),
+            scopes: touchline_auth::Scopes::NONE,
+            expires_at: None,
+        };
+        let body = |consumer: &str| format!(r#"{{{consumer}"device_id":"d","content_id":"c"}}"#);
+        let ann = identity(Some("ann"));
+        for consumer in ["", r#""consumer_id":"ann","#] {
+            let registering = parse(&body(consumer), Some(&ann)).unwrap();
+            assert_eq!(registering.registration.consumer_id.as_str(), "ann");
+        }
+        let bob = parse(&body(r#""consumer_id":"bob","#), Some(&ann)).unwrap_err();
+        assert_eq!(
+            (bob.code, bob.message.as_str()),
+            (
+                "forbidden",
+                "consumer_id must be the token's, or be left out"
+            )
+        );
+        let seven = body(r#""consumer_id":7,"#);
+        assert_eq!(
+            parse(&seven, Some(&identity(Some("7"))))
+                .unwrap()
+                .registration
+                .consumer_id
+                .as_str(),
+            "7"
+        );
+        assert_eq!(
+            parse(&seven, Some(&identity(None))).unwrap_err().code,
+            "forbidden"
+        );
     }
 }

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod api_gateway;
+mod auth;
 mod fan_out;
 mod gateway;
+mod lambda;
 mod late_joiners;
 mod leader;
 mod management;

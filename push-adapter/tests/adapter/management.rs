@@ -131,6 +131,7 @@ async fn connections_of_an_api_gateway_are_posted_to_through_the_sdk_and_a_410_r
     world.store.open_session(&gone, &endpoint).await.unwrap();
     let registration = touchline_push::routes::registration::parse(
         &crate::support::fan::registration("ghost", "final").to_string(),
+        None,
     );
     world
         .store

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use touchline_auth::caller::Caller;
 use touchline_client::replicas::{Replicas, Resolve, rendezvous};
 use touchline_push::fanout::components::{Components, Shown};
 use touchline_store::{
@@ -59,7 +60,12 @@ async fn a_batch_is_split_by_replica_and_nobody_goes_without_when_one_is_gone() 
             Box::pin(async move { Ok(addresses) })
         })
     };
-    let replicas = Replicas::resolving("http://server:50051", |endpoint| endpoint, resolve);
+    let replicas = Replicas::resolving(
+        "http://server:50051",
+        |endpoint| endpoint,
+        Caller::default(),
+        resolve,
+    );
     let components = Components::of(replicas.unwrap(), Duration::from_secs(20));
     let consumers: Vec<_> = (0..300)
         .map(|number| ConsumerId::new(format!("fan-{number}")).unwrap())

@@ -15,7 +15,7 @@ fn connection() -> ConnectionId {
 #[tokio::test]
 async fn connect_puts_a_session_that_is_no_audience_yet() {
     let (_embedded, store) = store().await;
-    let outcome = routes::connect(&store, &connection(), "http://127.0.0.1:1/dev").await;
+    let outcome = routes::connect(&store, &connection(), "http://127.0.0.1:1/dev", None).await;
     assert_eq!((outcome.status, outcome.body.as_str()), (200, PROCESSED));
     assert_eq!(outcome.post, None);
     assert_eq!(store.session(&connection()).await.unwrap(), None);
@@ -24,10 +24,10 @@ async fn connect_puts_a_session_that_is_no_audience_yet() {
 #[tokio::test]
 async fn sendmessage_registers_and_answers_success() {
     let (_embedded, store) = store().await;
-    routes::connect(&store, &connection(), "http://127.0.0.1:1/dev").await;
+    routes::connect(&store, &connection(), "http://127.0.0.1:1/dev", None).await;
     let body = registration("ann", "final").to_string();
-    assert_eq!(routes::select(&body), Route::SendMessage);
-    let outcome = routes::sendmessage(&store, &connection(), "r", &body).await;
+    assert_eq!(routes::select(&body, false), Route::SendMessage);
+    let outcome = routes::sendmessage(&store, &connection(), "r", &body, None).await;
     assert_eq!((outcome.status, outcome.body.as_str()), (200, PROCESSED));
     assert_eq!(outcome.post.unwrap().as_str(), "{\"status\": \"success\"}");
     let session = store.session(&connection()).await.unwrap().unwrap();
@@ -39,9 +39,9 @@ async fn sendmessage_registers_and_answers_success() {
 #[tokio::test]
 async fn disconnect_deletes_the_row_and_an_unknown_id_is_fine() {
     let (_embedded, store) = store().await;
-    routes::connect(&store, &connection(), "http://127.0.0.1:1/dev").await;
+    routes::connect(&store, &connection(), "http://127.0.0.1:1/dev", None).await;
     let body = registration("ann", "final").to_string();
-    routes::sendmessage(&store, &connection(), "r", &body).await;
+    routes::sendmessage(&store, &connection(), "r", &body, None).await;
     for _ in 0..2 {
         let outcome = routes::disconnect(&store, &connection()).await;
         assert_eq!(outcome.status, 200);
@@ -58,7 +58,7 @@ async fn disconnect_deletes_the_row_and_an_unknown_id_is_fine() {
 async fn a_message_for_a_closed_session_stores_nothing_and_says_so() {
     let (_embedded, store) = store().await;
     let body = registration("ann", "final").to_string();
-    let outcome = routes::sendmessage(&store, &connection(), "r-1", &body).await;
+    let outcome = routes::sendmessage(&store, &connection(), "r-1", &body, None).await;
     assert_eq!(outcome.status, 410);
     let error: Value = serde_json::from_str(&outcome.post.unwrap()).unwrap();
     assert_eq!(

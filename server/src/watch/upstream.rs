@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use touchline_auth::caller::Caller;
 use touchline_proto::v1::{
     FollowRequest, FollowResponse, change_feed_client::ChangeFeedClient, follow_response::Message,
 };
@@ -52,14 +52,14 @@ enum Lost {
 
 impl Events {
     /// Follows the change feed, wherever it is, until shutdown.
-    pub async fn keep_following(self: Arc<Self>, shutdown: CancellationToken) {
+    pub async fn keep_following(self: Arc<Self>, caller: Caller, shutdown: CancellationToken) {
         let following = async {
             let mut backoff = Backoff::new(BACK_OFF_MIN, BACK_OFF_MAX);
             let mut lost_at = Instant::now();
             let mut logged = false;
             loop {
                 let mut caught_up = false;
-                let lost = self.follow_once(&mut caught_up).await;
+                let lost = self.follow_once(&caller, &mut caught_up).await;
                 self.lost();
                 if caught_up {
                     backoff.reset();
@@ -104,12 +104,12 @@ impl Events {
             .await;
     }
 
-    async fn follow_once(&self, caught_up: &mut bool) -> Lost {
+    async fn follow_once(&self, caller: &Caller, caught_up: &mut bool) -> Lost {
         let leader = match self.leader().await {
             Ok(leader) => leader,
             Err(lost) => return lost,
         };
-        let mut messages = match connect(&leader.address).await {
+        let mut messages = match connect(caller, &leader.address).await {
             Ok(messages) => messages,
             Err(lost) => return lost,
         };
@@ -182,19 +182,17 @@ impl Events {
     }
 }
 
-async fn connect(address: &str) -> Result<tonic::Streaming<FollowResponse>, Lost> {
-    let endpoint = Endpoint::from_shared(address.to_owned())
-        .map_err(|_| Lost::Address)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true);
+async fn connect(caller: &Caller, address: &str) -> Result<tonic::Streaming<FollowResponse>, Lost> {
+    let url = address.parse().map_err(|_| Lost::Address)?;
+    let channel = caller.channel(&url, None, |endpoint| {
+        endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+    });
+    let mut client = ChangeFeedClient::new(channel.map_err(|_| Lost::Address)?);
     let following = async {
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| Lost::Connect(error.to_string()))?;
-        let mut client = ChangeFeedClient::new(channel);
         let answer = client
             .follow(FollowRequest {})
             .await

@@ -35,6 +35,10 @@ pub(crate) const DEVICE_ID: &str = "device_id";
 pub(crate) const CONNECTED_AT: &str = "connected_at";
 /// When the row may go, in seconds since the epoch: the table's TTL attribute.
 pub(crate) const EXPIRES_AT: &str = "expires_at";
+/// The consumer that the connection's token names; absent where no token was asked for.
+pub(crate) const TOKEN_CONSUMER_ID: &str = "token_consumer_id";
+/// When that token expires, in seconds since the epoch.
+pub(crate) const TOKEN_EXPIRES_AT: &str = "token_expires_at";
 /// The management endpoint of the front that holds the connection.
 pub(crate) const ENDPOINT: &str = "endpoint";
 /// 2 where the fan asked for the envelope; absent otherwise.

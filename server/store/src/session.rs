@@ -1,5 +1,7 @@
 //! A connection's row as its readers see it. Does not know how it is found: that is `sessions`.
 
+use std::time::SystemTime;
+
 use crate::ids::{ConnectionId, ConsumerId, ContentId, DeviceId};
 
 /// Which messages a fan is sent.
@@ -23,6 +25,24 @@ pub struct Registration {
     pub content_id: ContentId,
     /// The messages that the fan understands.
     pub protocol: Protocol,
+}
+
+/// Whose token a connection was opened with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenHolder {
+    /// The person.
+    pub consumer_id: ConsumerId,
+    /// From when on the token is none; `None` where it does not say.
+    pub expires_at: Option<SystemTime>,
+}
+
+/// A connection whose token has expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredSession {
+    /// The connection, and the row's key.
+    pub connection_id: ConnectionId,
+    /// Where it is closed.
+    pub endpoint: Option<String>,
 }
 
 /// A session that has registered: part of an audience.

@@ -15,11 +15,12 @@ use crate::{
     ids::{ConnectionId, ContentId},
     row::{
         self, AUDIENCE_INDEX, AUDIENCE_KEY, CONNECTED_AT, CONSUMER_ID, CONTENT_ID, DEVICE_ID,
-        ENDPOINT, EXPIRES_AT, PROTOCOL, REGISTERED_AT, Row, SESSION_ID, number,
+        ENDPOINT, EXPIRES_AT, PROTOCOL, REGISTERED_AT, Row, SESSION_ID, TOKEN_CONSUMER_ID,
+        TOKEN_EXPIRES_AT, number,
         session::{AUDIENCE_SHARDS, PROJECTION, SESSION_LIFETIME, audience_key, shard_key},
         text,
     },
-    session::{Protocol, Registration, Session},
+    session::{ExpiredSession, Protocol, Registration, Session, TokenHolder},
     tables::Store,
 };
 
@@ -43,6 +44,16 @@ impl Store {
     /// `$connect`: writes the session's row, replacing one of the same id. The row expires after
     /// API Gateway's longest connection, 2 hours, and ten minutes more.
     pub async fn open_session(&self, connection: &ConnectionId, endpoint: &str) -> Result<()> {
+        self.open_session_of(connection, endpoint, None).await
+    }
+
+    /// The same, of who presented a token: nobody else can register on this row.
+    pub async fn open_session_of(
+        &self,
+        connection: &ConnectionId,
+        endpoint: &str,
+        holder: Option<&TokenHolder>,
+    ) -> Result<()> {
         let now = SystemTime::now();
         let connected_at = DateTime::from(now).fmt(Format::DateTime);
         let connected_at = connected_at.expect("the present is a year of four digits");
@@ -58,6 +69,13 @@ impl Store {
             );
         if !endpoint.is_empty() {
             request = request.item(ENDPOINT, text(endpoint));
+        }
+        if let Some(holder) = holder {
+            request = request.item(TOKEN_CONSUMER_ID, text(holder.consumer_id.as_str()));
+            if let Some(expires_at) = holder.expires_at {
+                let seconds = since_epoch(expires_at).as_secs();
+                request = request.item(TOKEN_EXPIRES_AT, number(&seconds));
+            }
         }
         let written = request.send().await;
         written.map_err(|error| Error::from_sdk(&self.names.session, error))?;
@@ -77,8 +95,12 @@ impl Store {
             .update_item()
             .table_name(&self.names.session)
             .key(SESSION_ID, text(connection.as_str()))
-            .condition_expression("attribute_exists(#session)")
-            .expression_attribute_names("#session", SESSION_ID);
+            .condition_expression(
+                "attribute_exists(#session) \
+                 AND (attribute_not_exists(#holder) OR #holder = :consumer_id)",
+            )
+            .expression_attribute_names("#session", SESSION_ID)
+            .expression_attribute_names("#holder", TOKEN_CONSUMER_ID);
         let sets = [
             (CONSUMER_ID, text(registration.consumer_id.as_str())),
             (DEVICE_ID, text(registration.device_id.as_str())),
@@ -117,6 +139,69 @@ impl Store {
             other => other,
         })?;
         Ok(())
+    }
+
+    /// `refresh`: the connection's token is good for longer now. `Error::Conflict` when the session
+    /// is closed, or was opened with another consumer's token, or with none.
+    pub async fn renew_session(
+        &self,
+        connection: &ConnectionId,
+        holder: &TokenHolder,
+    ) -> Result<()> {
+        let request = self
+            .dynamodb
+            .update_item()
+            .table_name(&self.names.session)
+            .key(SESSION_ID, text(connection.as_str()))
+            .condition_expression("#holder = :holder")
+            .expression_attribute_names("#holder", TOKEN_CONSUMER_ID)
+            .expression_attribute_values(":holder", text(holder.consumer_id.as_str()))
+            .expression_attribute_names("#until", TOKEN_EXPIRES_AT);
+        let request = match holder.expires_at {
+            Some(expires_at) => request
+                .update_expression("SET #until = :until")
+                .expression_attribute_values(":until", number(&since_epoch(expires_at).as_secs())),
+            None => request.update_expression("REMOVE #until"),
+        };
+        let written = request.send().await;
+        written.map_err(|error| Error::from_sdk(&self.names.session, error))?;
+        Ok(())
+    }
+
+    /// Sessions whose token has expired, page by page: a scan of the table. Those that were opened
+    /// without a token are not among them.
+    pub fn expired_sessions(
+        &self,
+        now: SystemTime,
+    ) -> BoxStream<'static, Result<Vec<ExpiredSession>>> {
+        let store = self.clone();
+        let first = Some(None::<Row>);
+        stream::unfold(first, move |start| {
+            let store = store.clone();
+            async move {
+                let start = start?;
+                let page = store.dynamodb.scan().table_name(&store.names.session);
+                let page = page
+                    .filter_expression("#until < :now")
+                    .projection_expression("#session, #endpoint")
+                    .expression_attribute_names("#until", TOKEN_EXPIRES_AT)
+                    .expression_attribute_names("#session", SESSION_ID)
+                    .expression_attribute_names("#endpoint", ENDPOINT)
+                    .expression_attribute_values(":now", number(&since_epoch(now).as_secs()))
+                    .set_exclusive_start_key(start)
+                    .send()
+                    .await;
+                Some(match page {
+                    Ok(page) => {
+                        let rows = page.items.unwrap_or_default();
+                        let expired = rows.iter().filter_map(row::session::expired).collect();
+                        (Ok(expired), page.last_evaluated_key.map(Some))
+                    }
+                    Err(error) => (Err(Error::from_sdk(&store.names.session, error)), None),
+                })
+            }
+        })
+        .boxed()
     }
 
     /// `$disconnect`, and a connection found gone: deletes the row; an unknown id is fine.

@@ -153,7 +153,7 @@ impl Server {
     }
 
     pub(crate) async fn with(args: ServerArgs) -> Self {
-        Self::on(Tables::start().await, args).await
+        Box::pin(Self::on(Tables::start().await, args)).await
     }
 
     pub(crate) async fn on(tables: Tables, args: ServerArgs) -> Self {
@@ -163,7 +163,8 @@ impl Server {
             ..args
         };
         let shutdown = CancellationToken::new();
-        let running = start(args, tables.store.clone(), shutdown.clone())
+        // Boxed, as it holds its whole configuration.
+        let running = Box::pin(start(args, tables.store.clone(), shutdown.clone()))
             .await
             .unwrap();
         soon(running.ready()).await.unwrap();

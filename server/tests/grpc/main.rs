@@ -6,6 +6,7 @@
     reason = "a test that cannot go on says where, and clippy takes helpers for no tests"
 )]
 
+mod auth;
 mod batch;
 mod components;
 mod events;

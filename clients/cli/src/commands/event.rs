@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use futures::TryStreamExt;
 use serde_json::json;
-use touchline_client::{Client, proto::EventState};
+use touchline_client::proto::EventState;
 
 use crate::{
     Error,
@@ -93,16 +93,16 @@ pub struct ListArgs {
 
 /// Runs the command.
 pub async fn run(command: EventCommand) -> Result<(), Error> {
-    let server = match &command {
-        EventCommand::Put(args) => args.at.server.clone(),
-        EventCommand::Get(args) | EventCommand::Delete(args) => args.at.server.clone(),
-        EventCommand::List(args) => args.at.server.clone(),
+    let at = match &command {
+        EventCommand::Put(args) => &args.at,
+        EventCommand::Get(args) | EventCommand::Delete(args) => &args.at,
+        EventCommand::List(args) => &args.at,
     };
+    let (server, client) = (at.server.clone(), at.client()?);
     let failed = |source| Error::Server {
         server: server.clone(),
         source,
     };
-    let client = Client::connect(&server).map_err(failed)?;
     match command {
         EventCommand::Put(args) => {
             let event = EventState {

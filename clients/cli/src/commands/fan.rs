@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
-    args::{Format, GATEWAY},
+    args::{Format, GATEWAY, Presented},
     demo,
     fan::{Fan, Heard, Protocol, listen},
     output::{self, STRONG, styled},
@@ -48,6 +48,9 @@ pub struct FanArgs {
     )]
     pub gateway: String,
     #[command(flatten)]
+    /// What is presented
+    pub presented: Presented,
+    #[command(flatten)]
     /// How it looks
     pub format: Format,
 }
@@ -56,6 +59,7 @@ pub struct FanArgs {
 pub async fn run(args: FanArgs, shutdown: CancellationToken) -> Result<(), Error> {
     let connected = format!("{} is connected to {}", args.consumer, args.gateway);
     let fan = Fan {
+        caller: args.presented.caller()?,
         consumer_id: args.consumer,
         device_id: args.device,
         content_id: args.content_id,

@@ -14,7 +14,7 @@ use clap::Args;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::{net::TcpListener, sync::broadcast::error::RecvError, time::sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use touchline_client::Client;
+use touchline_client::{Caller, Client};
 use touchline_runtime::log::{EnvFilter, LogFormat, begin as begin_log, filter};
 
 use self::log::Log;
@@ -178,6 +178,7 @@ fn connect_fans(tasks: &TaskTracker, stack: &Stack, count: u16, shutdown: &Cance
         .enumerate()
     {
         let fan = Fan {
+            caller: Caller::default(),
             consumer_id: consumer.consumer_id.clone(),
             device_id: format!("demo-{number}"),
             content_id: demo::CONTENT_ID.to_owned(),
@@ -191,7 +192,7 @@ fn connect_fans(tasks: &TaskTracker, stack: &Stack, count: u16, shutdown: &Cance
                 }
                 Ok(())
             });
-            if let Err(error) = served.await {
+            if let Err(error) = Box::pin(served).await {
                 tracing::warn!(%error, "a demo fan cannot connect");
             }
         };

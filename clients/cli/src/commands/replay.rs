@@ -11,7 +11,6 @@ use futures::{StreamExt, TryStreamExt};
 use indicatif::ProgressBar;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use touchline_client::Client;
 
 use crate::{
     Error,
@@ -76,7 +75,7 @@ pub async fn run(args: ReplayArgs, shutdown: CancellationToken) -> Result<(), Er
         server: args.at.server.clone(),
         source,
     };
-    let client = Client::connect(&args.at.server).map_err(failed)?;
+    let client = args.at.client()?;
     // A replay waits for a server that goes away; one that is not there is said at once.
     if let Err(error) = client.get_event(&event_id).await
         && error.is_unreachable()

@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use touchline_client::{
-    Client, Watched,
+    Watched,
     proto::{ComponentSet, EventState},
 };
 
@@ -48,7 +48,7 @@ pub async fn run(args: WatchArgs, shutdown: CancellationToken) -> Result<(), Err
         server: args.at.server.clone(),
         source,
     };
-    let client = Client::connect(&args.at.server).map_err(failed)?;
+    let client = args.at.client()?;
     let mut watch = client.watch(&args.event_id, args.consumer.as_deref());
     let mut shown = Shown::default();
     let mut answered = false;

@@ -16,7 +16,8 @@ use futures::{
     stream::{BoxStream, SelectAll},
 };
 use tokio::time::Instant;
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Status};
+use touchline_auth::caller::CallerChannel;
 use touchline_proto::v1::{
     BatchGetComponentsRequest, BatchGetComponentsResponse,
     component_service_client::ComponentServiceClient, consumer_answer::Answer,
@@ -43,7 +44,7 @@ struct Call {
 /// What is asked.
 struct Question {
     replicas: Replicas,
-    client: fn(Channel) -> ComponentServiceClient<Channel>,
+    client: fn(CallerChannel) -> ComponentServiceClient<CallerChannel>,
     consumer_ids: Vec<String>,
     /// The request, without consumers.
     request: BatchGetComponentsRequest,
@@ -58,7 +59,7 @@ struct Question {
 /// nothing is asked.
 pub fn batch(
     replicas: Replicas,
-    client: fn(Channel) -> ComponentServiceClient<Channel>,
+    client: fn(CallerChannel) -> ComponentServiceClient<CallerChannel>,
     mut request: BatchGetComponentsRequest,
     deadline: Instant,
 ) -> BoxStream<'static, Result<BatchGetComponentsResponse, Status>> {

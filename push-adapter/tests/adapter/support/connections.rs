@@ -80,6 +80,7 @@ struct Told {
     /// Posts a second that it bears, and those that it took or refused so far.
     quota: Arc<Mutex<Option<Quota>>>,
     posted: Arc<Mutex<Vec<Posted>>>,
+    closed: Arc<Mutex<Vec<String>>>,
     in_flight: Arc<AtomicUsize>,
     in_flight_max: Arc<AtomicUsize>,
     /// The stage whose answers wait.
@@ -97,6 +98,7 @@ impl StandIn {
             conducts: Arc::default(),
             quota: Arc::default(),
             posted: Arc::default(),
+            closed: Arc::default(),
             in_flight: Arc::default(),
             in_flight_max: Arc::default(),
             held: Arc::new(watch::Sender::new(None)),
@@ -104,7 +106,10 @@ impl StandIn {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new()
-            .route("/{stage}/@connections/{id}", post(answer).get(look))
+            .route(
+                "/{stage}/@connections/{id}",
+                post(answer).get(look).delete(close),
+            )
             .with_state(told.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -148,6 +153,11 @@ impl StandIn {
             .collect()
     }
 
+    /// The connections that were closed.
+    pub(crate) fn closed(&self) -> Vec<String> {
+        self.told.closed.lock().unwrap().clone()
+    }
+
     /// Posts by this stage.
     pub(crate) fn posts_by(&self, stage: &str) -> usize {
         let posted = self.posted();
@@ -170,11 +180,19 @@ pub(crate) async fn session(store: &Store, connection: &str, consumer: &str, end
     let id = ConnectionId::new(connection).unwrap();
     store.open_session(&id, endpoint).await.unwrap();
     let body = fan::registration(consumer, "final").to_string();
-    let registering = registration::parse(&body).unwrap();
+    let registering = registration::parse(&body, None).unwrap();
     store
         .register_session(&id, &registering.registration)
         .await
         .unwrap();
+}
+
+async fn close(
+    State(told): State<Told>,
+    Path((_, connection)): Path<(String, String)>,
+) -> StatusCode {
+    told.closed.lock().unwrap().push(connection);
+    StatusCode::NO_CONTENT
 }
 
 async fn answer(

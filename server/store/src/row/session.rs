@@ -5,10 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{CONSUMER_ID, CONTENT_ID, ENDPOINT, EXPIRES_AT, PROTOCOL, Row, SESSION_ID, as_text};
+use super::{
+    CONSUMER_ID, CONTENT_ID, ENDPOINT, EXPIRES_AT, PROTOCOL, Row, SESSION_ID, TOKEN_EXPIRES_AT,
+    as_text,
+};
 use crate::{
     ids::{ConnectionId, ConsumerId, ContentId},
-    session::{Protocol, Session},
+    session::{ExpiredSession, Protocol, Session},
 };
 
 /// Shards of one content in the audience index. A row keeps its own; readers read all.
@@ -19,20 +22,22 @@ pub(crate) const AUDIENCE_SHARDS: u32 = 8;
 pub(crate) const SESSION_LIFETIME: Duration = Duration::from_secs(2 * 60 * 60 + 10 * 60);
 
 /// What a fan-out needs of a row.
-pub(crate) const PROJECTION: [&str; 6] = [
+pub(crate) const PROJECTION: [&str; 7] = [
     SESSION_ID,
     CONSUMER_ID,
     CONTENT_ID,
     PROTOCOL,
     ENDPOINT,
     EXPIRES_AT,
+    TOKEN_EXPIRES_AT,
 ];
 
 /// Reads a row as part of an audience; `None` when it is none: not registered, expired, or not to
 /// be understood. A numeric id, which the prototype stored as it came, is read as its text; ids of
 /// any other type, and over-long ones, are no ids.
 pub(crate) fn from_row(row: &Row, now: SystemTime) -> Option<Session> {
-    if has_expired(row, now) {
+    // A row whose token has expired is no audience either: nothing reaches who may no longer see it.
+    if has_passed(row, EXPIRES_AT, now) || has_passed(row, TOKEN_EXPIRES_AT, now) {
         return None;
     }
     let AttributeValue::S(connection_id) = row.get(SESSION_ID)? else {
@@ -55,9 +60,20 @@ pub(crate) fn from_row(row: &Row, now: SystemTime) -> Option<Session> {
     })
 }
 
+/// Reads a row only as far as it takes to close its connection.
+pub(crate) fn expired(row: &Row) -> Option<ExpiredSession> {
+    Some(ExpiredSession {
+        connection_id: ConnectionId::new(as_text(row.get(SESSION_ID)?)?).ok()?,
+        endpoint: match row.get(ENDPOINT) {
+            Some(AttributeValue::S(endpoint)) if !endpoint.is_empty() => Some(endpoint.clone()),
+            _ => None,
+        },
+    })
+}
+
 /// TTL deletes late (within days, says the developer guide), so readers look themselves.
-fn has_expired(row: &Row, now: SystemTime) -> bool {
-    let Some(AttributeValue::N(expires_at)) = row.get(EXPIRES_AT) else {
+fn has_passed(row: &Row, name: &str, now: SystemTime) -> bool {
+    let Some(AttributeValue::N(expires_at)) = row.get(name) else {
         return false;
     };
     let now_seconds = now

@@ -1,0 +1,390 @@
+//! Every WebSocket message, and the change feed, against every kind of identity.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{
+        Error,
+        client::IntoClientRequest,
+        http::{HeaderMap, Response},
+    },
+};
+use tonic::{Code, Request, transport::Channel};
+use touchline_auth::{
+    AuthArgs,
+    issue::{AUDIENCE, ISSUER, SigningKey, claims, key_set},
+};
+use touchline_proto::v1::{FollowRequest, change_feed_client::ChangeFeedClient};
+use touchline_push::{PushArgs, expiry};
+use touchline_store::ids::{ConnectionId, ConsumerId, ContentId, DeviceId};
+
+use crate::support::{
+    DEADLINE, Fan, World, connections::StandIn, eventually, fan::registration, shown,
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DEFAULT: &str = "this is default route. please use right action key";
+
+/// Who issues tokens, and a file with its key.
+struct Issuer {
+    key: SigningKey,
+    folder: tempfile::TempDir,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let issuer = Self {
+            key: SigningKey::eddsa("key"),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        std::fs::write(issuer.file(), key_set(&[&issuer.key])).unwrap();
+        issuer
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("jwks.json")
+    }
+
+    fn auth(&self) -> AuthArgs {
+        AuthArgs {
+            auth_jwks: Some(self.file().to_str().unwrap().parse().unwrap()),
+            auth_issuer: vec![ISSUER.to_owned()],
+            auth_audience: vec![AUDIENCE.to_owned()],
+            auth_clock_skew: Duration::ZERO,
+            ..AuthArgs::default()
+        }
+    }
+
+    async fn world(&self) -> World {
+        World::with(|args| args.auth = self.auth()).await
+    }
+
+    fn token(&self, consumer: &str) -> String {
+        self.token_for(consumer, HOUR)
+    }
+
+    fn token_for(&self, consumer: &str, lifetime: Duration) -> String {
+        self.key.sign(&claims(consumer, lifetime, ""))
+    }
+
+    /// One that names nobody.
+    fn nameless(&self) -> String {
+        let mut claims = claims("", HOUR, "touchline:components:any");
+        claims.as_object_mut().unwrap().shift_remove("sub");
+        self.key.sign(&claims)
+    }
+}
+
+/// A connection with this query and these subprotocols, or the status of the refusal.
+async fn connect(
+    address: SocketAddr,
+    query: &str,
+    protocols: &str,
+) -> Result<(Fan, HeaderMap), Response<Option<Vec<u8>>>> {
+    let url = format!("ws://{address}/dev{query}");
+    let mut request = url.into_client_request().unwrap();
+    if !protocols.is_empty() {
+        let headers = request.headers_mut();
+        headers.insert("sec-websocket-protocol", protocols.parse().unwrap());
+    }
+    match connect_async(request).await {
+        Ok((socket, answer)) => Ok((Fan { socket }, answer.headers().clone())),
+        Err(Error::Http(answer)) => Err(*answer),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+async fn with_token(world: &World, token: &str) -> Fan {
+    let (fan, _) = connect(world.adapter.fans(), &format!("?token={token}"), "")
+        .await
+        .unwrap();
+    fan
+}
+
+#[tokio::test]
+async fn who_presents_no_good_token_is_refused_before_the_upgrade() {
+    let issuer = Issuer::new();
+    let world = issuer.world().await;
+    let ago = |seconds| {
+        let mut claims = claims("ann", Duration::ZERO, "");
+        claims["exp"] = Value::from(claims["exp"].as_u64().unwrap() - seconds);
+        issuer.key.sign(&claims)
+    };
+    for (what, token, status) in [
+        ("none", String::new(), 401),
+        ("garbage", "garbage".to_owned(), 401),
+        ("expired", ago(5), 401),
+        (
+            "another key",
+            SigningKey::eddsa("key").sign(&claims("ann", HOUR, "")),
+            401,
+        ),
+        ("nobody", issuer.nameless(), 403),
+    ] {
+        for (query, protocols) in [
+            (format!("?token={token}"), String::new()),
+            (
+                String::new(),
+                format!("touchline, touchline.bearer.{token}"),
+            ),
+        ] {
+            let refused = connect(world.adapter.fans(), &query, &protocols).await;
+            let refused = refused.err().unwrap_or_else(|| panic!("{what}: let in"));
+            assert_eq!(refused.status(), status, "{what}");
+            assert!(refused.headers().get("sec-websocket-protocol").is_none());
+        }
+    }
+    let refused = connect(world.adapter.fans(), "", "").await.err().unwrap();
+    assert_eq!(refused.headers()["www-authenticate"], "Bearer");
+    assert_eq!(
+        refused.body().as_deref(),
+        Some(&br#"{"message":"Unauthorized"}"#[..])
+    );
+    assert_eq!(world.adapter.running.fans(), 0);
+}
+
+#[tokio::test]
+async fn the_accepted_subprotocol_is_never_the_token() {
+    let issuer = Issuer::new();
+    let world = issuer.world().await;
+    let token = issuer.token("ann");
+    let offered = format!("touchline, touchline.bearer.{token}");
+    let (mut fan, headers) = connect(world.adapter.fans(), "", &offered).await.unwrap();
+    assert_eq!(headers["sec-websocket-protocol"], "touchline");
+    fan.register("ann", "final").await;
+    world.put("1", "GOAL").await;
+    assert_eq!(fan.hear().await, shown("ann", "GOAL"));
+    let (_, headers) = connect(world.adapter.fans(), &format!("?token={token}"), "")
+        .await
+        .unwrap();
+    assert!(headers.get("sec-websocket-protocol").is_none());
+}
+
+/// What each message is answered, by who the fan is.
+#[tokio::test]
+async fn every_message_answers_each_identity_what_it_may_have() {
+    let issuer = Issuer::new();
+    let world = issuer.world().await;
+    let register = |consumer: Option<&str>| {
+        let mut message = registration("x", "final");
+        match consumer {
+            Some(consumer) => message["consumer_id"] = consumer.into(),
+            None => drop(message.as_object_mut().unwrap().shift_remove("consumer_id")),
+        }
+        message.to_string()
+    };
+    let refresh = |token: &str| json!({"action": "refresh", "token": token}).to_string();
+    let success = |answer: &Value| *answer == json!({"status": "success"});
+    let default = |answer: &Value| *answer == json!(DEFAULT);
+    let forbidden =
+        |answer: &Value| answer["message"] == "consumer_id must be the token's, or be left out";
+    let refreshed = |answer: &Value| answer["type"] == "refreshed" && answer["expires_at"].is_u64();
+    let code = |wanted: &'static str| move |answer: &Value| answer["code"] == wanted;
+    type Is<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
+    let table: Vec<(&str, String, Is)> = vec![
+        ("oneself", register(Some("ann")), Box::new(success)),
+        ("nobody named", register(None), Box::new(success)),
+        ("another", register(Some("bob")), Box::new(forbidden)),
+        (
+            "another, in protocol 2",
+            {
+                let mut message: Value = serde_json::from_str(&register(Some("bob"))).unwrap();
+                message["protocol"] = 2.into();
+                message.to_string()
+            },
+            Box::new(code("forbidden")),
+        ),
+        ("no action", "{}".to_owned(), Box::new(default)),
+        ("no JSON", "hello".to_owned(), Box::new(default)),
+        (
+            "a refresh of oneself",
+            refresh(&issuer.token("ann")),
+            Box::new(refreshed),
+        ),
+        (
+            "a refresh of another",
+            refresh(&issuer.token("bob")),
+            Box::new(code("forbidden")),
+        ),
+        (
+            "a refresh of nobody",
+            refresh(&issuer.nameless()),
+            Box::new(code("forbidden")),
+        ),
+        (
+            "a refresh with garbage",
+            refresh("garbage"),
+            Box::new(code("unauthenticated")),
+        ),
+        (
+            "a refresh with nothing",
+            json!({"action": "refresh"}).to_string(),
+            Box::new(code("invalid")),
+        ),
+        (
+            "oneself, after all of these",
+            register(Some("ann")),
+            Box::new(success),
+        ),
+    ];
+    let mut ann = with_token(&world, &issuer.token("ann")).await;
+    for (what, message, is) in &table {
+        ann.send(message.as_str().into()).await;
+        let answer = ann.hear().await;
+        assert!(is(&answer), "{what}: {answer}");
+    }
+    world.put("1", "GOAL").await;
+    assert_eq!(ann.hear().await, shown("ann", "GOAL"));
+
+    // Who was let in without being asked is answered as ever: `refresh` is no action then.
+    let open = World::start().await;
+    let mut fan = open.fan().await;
+    for message in [refresh(&issuer.token("ann")), "{}".to_owned()] {
+        fan.send(message.as_str().into()).await;
+        assert_eq!(fan.hear().await, json!(DEFAULT));
+    }
+    fan.register("bob", "final").await;
+}
+
+#[tokio::test]
+async fn a_connection_closes_with_4401_when_its_token_expires() {
+    let issuer = Issuer::new();
+    let world = issuer.world().await;
+    let mut fan = with_token(&world, &issuer.token_for("ann", Duration::from_secs(2))).await;
+    fan.register("ann", "final").await;
+    assert_eq!(fan.close_code().await, 4401);
+    eventually(|| async { world.adapter.running.fans() == 0 }).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_refreshed_in_time_keeps_the_connection() {
+    let issuer = Issuer::new();
+    let world = issuer.world().await;
+    let mut fan = with_token(&world, &issuer.token_for("ann", Duration::from_secs(3))).await;
+    let mut other = with_token(&world, &issuer.token_for("ann", Duration::from_secs(3))).await;
+    fan.register("ann", "final").await;
+    fan.say(&json!({"action": "refresh", "token": issuer.token("ann")}))
+        .await;
+    assert_eq!(fan.hear().await["type"], "refreshed");
+    // The other one's end shows that the time of both is over.
+    assert_eq!(other.close_code().await, 4401);
+    world.put("1", "GOAL").await;
+    assert_eq!(fan.hear().await, shown("ann", "GOAL"));
+}
+
+#[tokio::test]
+async fn connections_elsewhere_whose_token_has_expired_are_sent_nothing_and_closed() {
+    use touchline_store::session::{Protocol, Registration, TokenHolder};
+    let world = World::start().await;
+    let stand_in = StandIn::start(&[]).await;
+    let now = std::time::SystemTime::now();
+    for (id, consumer, expires_at) in [
+        ("good", "ann", now + HOUR),
+        ("expired", "bob", now - Duration::from_secs(5)),
+    ] {
+        let connection = ConnectionId::new(id).unwrap();
+        let holder = TokenHolder {
+            consumer_id: ConsumerId::new(consumer).unwrap(),
+            expires_at: Some(expires_at),
+        };
+        let endpoint = stand_in.endpoint("prod");
+        let opened = world
+            .store
+            .open_session_of(&connection, &endpoint, Some(&holder));
+        opened.await.unwrap();
+        let registration = |consumer: &str| Registration {
+            consumer_id: ConsumerId::new(consumer).unwrap(),
+            device_id: DeviceId::new("phone").unwrap(),
+            content_id: ContentId::new("final").unwrap(),
+            protocol: Protocol::V1,
+        };
+        let registered = world
+            .store
+            .register_session(&connection, &registration(consumer))
+            .await;
+        registered.unwrap();
+        // Nobody registers on another's row, whatever the route believed.
+        let stolen = world
+            .store
+            .register_session(&connection, &registration("eve"))
+            .await;
+        assert!(
+            matches!(stolen, Err(touchline_store::Error::Conflict(_))),
+            "{stolen:?}"
+        );
+    }
+    world.put("1", "GOAL").await;
+    eventually(|| async { stand_in.posted_to("good").len() == 1 }).await;
+    assert!(stand_in.posted_to("expired").is_empty());
+    let front = touchline_push::connections::api_gateway::ApiGateway::new(
+        touchline_push::connections::api_gateway::ApiGatewayOptions {
+            endpoint: None,
+            timeout: DEADLINE,
+            posts_at_once: 4,
+            posts_per_second: 1_000.0,
+        },
+    );
+    expiry::sweep_once(&world.store, &front).await;
+    assert_eq!(stand_in.closed(), ["expired"]);
+    let rows = futures::StreamExt::collect::<Vec<_>>(world.store.expired_sessions(now)).await;
+    assert!(rows.into_iter().all(|page| page.unwrap().is_empty()));
+}
+
+#[tokio::test]
+async fn the_change_feed_is_for_who_may_read_events() {
+    let issuer = Issuer::new();
+    let world = issuer.world().await;
+    let address = format!("http://{}", world.adapter.running.grpc_address);
+    let channel = Channel::from_shared(address).unwrap().connect_lazy();
+    for (what, token, code) in [
+        ("nobody", None, Some(Code::Unauthenticated)),
+        (
+            "garbage",
+            Some("garbage".to_owned()),
+            Some(Code::Unauthenticated),
+        ),
+        (
+            "no scope",
+            Some(issuer.token("ann")),
+            Some(Code::PermissionDenied),
+        ),
+        (
+            "a reader",
+            Some(
+                issuer
+                    .key
+                    .sign(&claims("server", HOUR, "touchline:events:read")),
+            ),
+            None,
+        ),
+    ] {
+        let mut request = Request::new(FollowRequest {});
+        if let Some(token) = token {
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        let answer = ChangeFeedClient::new(channel.clone()).follow(request).await;
+        assert_eq!(answer.err().map(|status| status.code()), code, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn fans_may_come_from_beyond_this_machine_once_they_present_tokens() {
+    let issuer = Issuer::new();
+    let beyond: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    let args = |auth| PushArgs {
+        fans_listen: beyond,
+        auth,
+        ..PushArgs::default()
+    };
+    assert!(args(AuthArgs::default()).validate().is_err());
+    args(issuer.auth()).validate().unwrap();
+    let management = PushArgs {
+        management_listen: beyond,
+        ..args(issuer.auth())
+    };
+    let refused = management.validate().unwrap_err().to_string();
+    assert!(refused.starts_with("--management-listen"), "{refused}");
+}
