@@ -195,6 +195,15 @@ pub struct PushArgs {
         value_name = "N"
     )]
     pub posts_at_once: usize,
+    /// Posts a second to API Gateway at most, the account's quota (AWS: 10,000, in some regions 2,500);
+    /// less while it limits; 1 to 1,000,000
+    #[arg(
+        long,
+        env = "TOUCHLINE_POSTS_PER_SECOND",
+        default_value_t = 10_000,
+        value_name = "N"
+    )]
+    pub posts_per_second: u32,
     /// One push's time: what is not delivered by then is counted as failed and tried again with
     /// longer pauses
     #[arg(long, env = "TOUCHLINE_PUSH_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -331,6 +340,11 @@ impl PushArgs {
             ("--batch-consumers", self.batch_consumers, 1_000),
             ("--batches-at-once", self.batches_at_once, 256),
             ("--posts-at-once", self.posts_at_once, 10_000),
+            (
+                "--posts-per-second",
+                self.posts_per_second as usize,
+                1_000_000,
+            ),
             (
                 "--session-calls-at-once",
                 self.session_calls_at_once,

@@ -16,6 +16,8 @@ pub mod api_gateway;
 pub mod delivery;
 pub mod local;
 pub mod mailbox;
+pub mod pace;
+mod turns;
 
 use api_gateway::ApiGateway;
 use delivery::Mark;

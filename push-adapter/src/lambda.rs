@@ -259,6 +259,7 @@ impl Function {
                 endpoint: None,
                 timeout: POST_TIMEOUT,
                 posts_at_once: 1,
+                posts_per_second: 1_000,
             }),
             endpoint: args.api_gateway_endpoint,
             region: args.store.aws.region.unwrap_or_default(),

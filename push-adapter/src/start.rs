@@ -272,6 +272,7 @@ fn connections(args: &PushArgs, own: Option<(String, Arc<Local>)>) -> Arc<dyn Co
         endpoint: args.api_gateway_endpoint.clone(),
         timeout: args.post_timeout,
         posts_at_once: args.posts_at_once,
+        posts_per_second: args.posts_per_second,
     });
     Arc::new(Fronts::new(own, api_gateway))
 }

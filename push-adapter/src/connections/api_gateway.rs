@@ -1,6 +1,7 @@
 //! Connections that API Gateway holds, or any front that speaks its `@connections` protocol, over
-//! the AWS SDK. Does no retries of the SDK's kind: a throttled post is backed off here, within the
-//! push's deadline.
+//! the AWS SDK. Does no retries of the SDK's kind: posts are made at a pace that follows the account's
+//! quota, and one that is limited is backed off here, within the push's deadline. Whoever hangs, errs
+//! or is limited costs itself only: attempts after the first have a lane of their own.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,18 +21,29 @@ use aws_smithy_runtime_api::{client::result::SdkError, http::Response};
 use tokio::sync::Semaphore;
 use touchline_store::{aws::sdk_config, ids::ConnectionId};
 
-use super::{Connections, Frame, Limits, PostError};
+use super::{
+    Connections, Frame, Limits, PostError,
+    pace::{Limited, Pace},
+    turns::Turns,
+};
 use crate::fanout::backoff::Backoff;
 
 /// Clients that are kept; each holds its endpoint's connection pool.
 const CLIENTS_MAX: usize = 64;
 
-/// Permits by connection: two connections that share one merely wait for each other.
-const TURNS: usize = 4_096;
-
 /// Attempts at an endpoint that cannot be reached: unlike a throttled one it may be gone for good,
 /// and its sessions go by their TTL.
 const UNREACHABLE_ATTEMPTS_MAX: u32 = 3;
+
+/// Of the posts in flight, one in so many may be another attempt.
+const AGAIN_SHARE: usize = 8;
+
+/// Pause before it is looked whether a connection that is said to be gone is there: for one that has
+/// just been opened API Gateway is sometimes wrong.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often it is said that a front refuses.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// How this process talks to API Gateway.
 #[derive(Debug, Clone)]
@@ -42,6 +54,8 @@ pub struct ApiGatewayOptions {
     pub timeout: Duration,
     /// Posts in flight, in all.
     pub posts_at_once: usize,
+    /// Posts a second at most: the account's quota.
+    pub posts_per_second: u32,
 }
 
 /// Posts through `PostToConnection`.
@@ -50,7 +64,11 @@ pub struct ApiGateway {
     options: ApiGatewayOptions,
     clients: Mutex<Clients>,
     in_flight: Semaphore,
-    turns: Vec<Semaphore>,
+    /// The same for attempts after the first.
+    again: Semaphore,
+    turns: Turns,
+    pace: Mutex<Pace>,
+    reported_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,9 +80,17 @@ struct Clients {
 /// What one attempt came to.
 enum Attempt {
     Done,
+    Gone,
     Failed(PostError),
     Throttled,
     Unreachable(String),
+}
+
+/// What a look at a connection came to that was said to be gone.
+enum Look {
+    Open,
+    Gone,
+    Unknown(String),
 }
 
 impl ApiGateway {
@@ -72,7 +98,10 @@ impl ApiGateway {
     pub fn new(options: ApiGatewayOptions) -> Self {
         Self {
             in_flight: Semaphore::new(options.posts_at_once),
-            turns: (0..TURNS).map(|_| Semaphore::new(1)).collect(),
+            again: Semaphore::new((options.posts_at_once / AGAIN_SHARE).max(1)),
+            turns: Turns::default(),
+            pace: Mutex::new(Pace::new(options.posts_per_second, Instant::now())),
+            reported_at: Mutex::default(),
             clients: Mutex::default(),
             options,
         }
@@ -112,11 +141,49 @@ impl ApiGateway {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, connection: &ConnectionId) -> &Semaphore {
-        let mut hasher = DefaultHasher::new();
-        connection.hash(&mut hasher);
-        // The remainder is below TURNS, so it fits.
-        &self.turns[(hasher.finish() % TURNS as u64) as usize]
+    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
+        // No code that holds the lock can panic half-way through a change.
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next place in the account's quota.
+    async fn paced(&self, limits: &Limits) -> Result<(), PostError> {
+        let place = self.pace().reserve(Instant::now(), limits.deadline);
+        let place = place.ok_or(PostError::Throttled)?;
+        tokio::select! {
+            () = tokio::time::sleep_until(place.into()) => Ok(()),
+            () = limits.superseded.cancelled() => Err(PostError::Superseded),
+        }
+    }
+
+    /// Whether a connection that is said to be gone is there after all.
+    async fn look(&self, client: &Client, connection: &ConnectionId) -> Look {
+        tokio::time::sleep(LOOK_PAUSE).await;
+        let look = client.get_connection().connection_id(connection.as_str());
+        match tokio::time::timeout(self.options.timeout, look.send()).await {
+            Ok(Ok(_)) => Look::Open,
+            Ok(Err(error)) => match classify(&error) {
+                // Who may not look, as the functions may not, has the first answer to go by.
+                Attempt::Gone | Attempt::Failed(_) | Attempt::Done => Look::Gone,
+                Attempt::Throttled => Look::Unknown("the look was limited".to_owned()),
+                Attempt::Unreachable(reason) => Look::Unknown(reason),
+            },
+            Err(_) => Look::Unknown("no answer in time".to_owned()),
+        }
+    }
+
+    /// Says that a front refuses, which a person must mend, but not for each of its fans.
+    fn report(&self, error: &PostError) {
+        let mut reported_at = self
+            .reported_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if matches!(error, PostError::Refused(_))
+            && reported_at.is_none_or(|at| at.elapsed() >= REPORT_EVERY)
+        {
+            *reported_at = Some(Instant::now());
+            tracing::error!(%error, "messages to fans are refused; more of it is counted only");
+        }
     }
 
     async fn attempt(
@@ -125,8 +192,13 @@ impl ApiGateway {
         connection: &ConnectionId,
         frame: &Frame,
         limits: &Limits,
+        is_first: bool,
     ) -> Attempt {
-        let Ok(_in_flight) = self.in_flight.acquire().await else {
+        let lane = match is_first {
+            true => &self.in_flight,
+            false => &self.again,
+        };
+        let Ok(_in_flight) = lane.acquire().await else {
             return Attempt::Failed(PostError::Unavailable("shutting down".to_owned()));
         };
         // Looked at with the turn in hand: what superseded this cannot have been posted yet.
@@ -157,19 +229,43 @@ impl Connections for ApiGateway {
     ) -> Result<(), PostError> {
         let client = self.client(endpoint).await?;
         let _turn = tokio::select! {
-            turn = self.turn(connection).acquire() => turn,
+            turn = self.turns.take(connection) => turn,
             () = limits.superseded.cancelled() => return Err(PostError::Superseded),
         };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut unreachable = 0;
+        let (mut attempts, mut unreachable, mut looked) = (0, 0, false);
         loop {
-            let error = match self.attempt(&client, connection, &frame, limits).await {
+            self.paced(limits).await?;
+            let is_first = attempts == 0;
+            attempts += 1;
+            let attempt = self.attempt(&client, connection, &frame, limits, is_first);
+            let error = match attempt.await {
                 Attempt::Done => {
+                    self.pace().taken(Instant::now());
                     frame.delivered();
                     return Ok(());
                 }
-                Attempt::Failed(error) => return Err(error),
-                Attempt::Throttled => PostError::Throttled,
+                Attempt::Failed(error) => {
+                    self.report(&error);
+                    return Err(error);
+                }
+                Attempt::Gone if looked => return Err(PostError::Gone),
+                Attempt::Gone => match self.look(&client, connection).await {
+                    Look::Gone => return Err(PostError::Gone),
+                    Look::Open => {
+                        looked = true;
+                        PostError::Unavailable("said to be gone, and is there".to_owned())
+                    }
+                    // Nothing is removed on a word that could not be confirmed.
+                    Look::Unknown(reason) => PostError::Unavailable(reason),
+                },
+                Attempt::Throttled => {
+                    match self.pace().limited(Instant::now(), hash(connection)) {
+                        Limited::Connection => tracing::debug!("a connection is limited"),
+                        Limited::Account => tracing::debug!("the account is limited"),
+                    }
+                    PostError::Throttled
+                }
                 Attempt::Unreachable(reason) => {
                     unreachable += 1;
                     if unreachable >= UNREACHABLE_ATTEMPTS_MAX {
@@ -202,6 +298,7 @@ impl Connections for ApiGateway {
         match tokio::time::timeout(self.options.timeout, delete).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(match classify(&error) {
+                Attempt::Gone => PostError::Gone,
                 Attempt::Failed(error) => error,
                 Attempt::Throttled => PostError::Throttled,
                 Attempt::Unreachable(reason) => PostError::Unavailable(reason),
@@ -226,6 +323,12 @@ impl Clients {
         self.oldest_first.push_back(endpoint.clone());
         self.by_endpoint.insert(endpoint, client);
     }
+}
+
+fn hash(connection: &ConnectionId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    connection.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The region that an API's own host name says it is in: requests are signed for it.
@@ -259,7 +362,7 @@ where
         _ => "none",
     };
     match status {
-        410 => Attempt::Failed(PostError::Gone),
+        410 => Attempt::Gone,
         429 => Attempt::Throttled,
         500.. => Attempt::Unreachable(format!("status {status}, {code}")),
         _ => Attempt::Failed(PostError::Refused(format!("status {status}, {code}"))),

@@ -90,6 +90,7 @@ async fn once_the_tenure_has_ended_no_post_is_begun_or_tried_again() {
         endpoint: Some(stand_in.endpoint("prod")),
         timeout: DEADLINE,
         posts_at_once: 1,
+        posts_per_second: 10_000,
     });
     let tenure = Tenure::ended();
     tenure.extend(Instant::now() + DEADLINE);

@@ -323,6 +323,7 @@ async fn connections_elsewhere_whose_token_has_expired_are_sent_nothing_and_clos
             endpoint: None,
             timeout: DEADLINE,
             posts_at_once: 4,
+            posts_per_second: 10_000,
         },
     );
     expiry::sweep_once(&world.store, &front).await;
