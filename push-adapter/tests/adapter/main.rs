@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod api_gateway;
+mod api_gateway_faults;
 mod auth;
 mod fan_out;
 mod gateway;
