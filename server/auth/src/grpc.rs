@@ -219,6 +219,12 @@ pub fn not_yours(field: &str, any: Scope) -> Status {
     with_reason(Code::PermissionDenied, &message, "NOT_YOURS")
 }
 
+/// For a service that finds that a message sets what its caller may not: `field` names that.
+pub fn not_for_oneself(field: &str, any: Scope) -> Status {
+    let message = format!("{field}: the scope {any} is needed to set it");
+    with_reason(Code::PermissionDenied, &message, "SCOPE_MISSING")
+}
+
 fn with_reason(code: Code, message: &str, reason: &str) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     Status::with_error_details(code, message, details)

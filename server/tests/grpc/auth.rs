@@ -14,14 +14,14 @@ use touchline_auth::{
     issue::{AUDIENCE, ISSUER, SigningKey, claims, key_set},
 };
 use touchline_proto::v1::{
-    BatchGetComponentsRequest, DeleteEventRequest, GetEventRequest, Interaction, ListEventsRequest,
-    PutEventRequest, RecordInteractionsRequest, WatchEventRequest,
-    component_service_client::ComponentServiceClient, event_service_client::EventServiceClient,
-    feedback_service_client::FeedbackServiceClient,
+    BatchGetComponentsRequest, DeleteEventRequest, GetComponentsRequest, GetEventRequest,
+    Interaction, ListEventsRequest, PutEventRequest, RecordInteractionsRequest, Refinement,
+    WatchEventRequest, component_service_client::ComponentServiceClient,
+    event_service_client::EventServiceClient, feedback_service_client::FeedbackServiceClient,
 };
 use touchline_server::ServerArgs;
 
-use crate::harness::{Server, by_event, event, soon};
+use crate::harness::{Server, by_context, by_event, event, soon};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -306,7 +306,7 @@ async fn every_rpc_answers_each_identity_what_it_may_have_and_no_more() {
         (
             "oneself",
             world.token("ann", "touchline:components"),
-            "ydydyydyyddddyyyd",
+            "ydddyydyyddddyyyd",
         ),
         (
             "anyone",
@@ -350,6 +350,25 @@ async fn every_rpc_answers_each_identity_what_it_may_have_and_no_more() {
             assert_eq!(found, expected, "{what}: {call}");
         }
     }
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_fan_cannot_ask_for_their_own_components_without_the_servers_filter() {
+    let world = World::start(|_| {}).await;
+    let asked = async |scopes: &str| {
+        let request = GetComponentsRequest {
+            refinement: Some(Refinement::default()),
+            ..by_context("ann", &[])
+        };
+        let who = world.as_(&world.token("ann", scopes));
+        let mut client = ComponentServiceClient::new(who.channel.clone());
+        client.get_components(who.ask(request)).await
+    };
+    let refused = asked("touchline:components").await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().starts_with("refinement:"), "{refused:?}");
+    asked("touchline:components:any").await.unwrap();
     world.server.stop().await;
 }
 
