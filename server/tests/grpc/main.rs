@@ -15,6 +15,8 @@ mod harness;
 mod limits;
 mod metrics;
 mod operators;
+#[cfg(feature = "ssm")]
+mod parameters;
 mod policies;
 mod process;
 mod standin;
