@@ -179,12 +179,12 @@ impl Frame {
 #[derive(Debug)]
 pub struct Fronts {
     own: Option<(String, Arc<Local>)>,
-    api_gateway: ApiGateway,
+    api_gateway: Arc<ApiGateway>,
 }
 
 impl Fronts {
     /// `own`: this process's management URL, as its session rows name it, and its registry.
-    pub fn new(own: Option<(String, Arc<Local>)>, api_gateway: ApiGateway) -> Self {
+    pub fn new(own: Option<(String, Arc<Local>)>, api_gateway: Arc<ApiGateway>) -> Self {
         Self { own, api_gateway }
     }
 
@@ -194,7 +194,7 @@ impl Fronts {
         match (&self.own, endpoint) {
             (Some((own, local)), Some(endpoint)) if own == endpoint => local.as_ref(),
             (Some((_, local)), None) if !self.api_gateway.has_default() => local.as_ref(),
-            _ => &self.api_gateway,
+            _ => self.api_gateway.as_ref(),
         }
     }
 }

@@ -22,16 +22,19 @@ struct Args {
     store: StoreArgs,
     #[command(flatten)]
     log: LogArgs,
+    #[cfg(feature = "ssm")]
+    #[command(flatten)]
+    parameters: touchline_store::parameters::ParameterArgs,
 }
 
 fn main() -> ExitCode {
-    let Args { push, store, log } = Args::parse();
-    if let Err(error) = push.validate() {
+    let args = Args::parse();
+    if let Err(error) = args.push.validate() {
         eprintln!("touchline-push: {error}");
         return ExitCode::from(2);
     }
-    log.begin();
-    match run(push, store) {
+    args.log.clone().begin();
+    match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("touchline-push: {error:#}");
@@ -41,15 +44,29 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(push: PushArgs, store: StoreArgs) -> anyhow::Result<()> {
+async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    let working = Box::pin(work(push, store, shutdown.clone()));
+    let working = Box::pin(work(args, shutdown.clone()));
     signals::obeying(&shutdown, working).await?
 }
 
-async fn work(push: PushArgs, store: StoreArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let store = Store::connect(&store).await;
-    let running = start(push, store.clone(), shutdown.clone()).await?;
+async fn work(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let store = Store::connect(&args.store).await;
+    #[cfg(feature = "ssm")]
+    let (region, is_flagged) = (
+        args.store.aws.region.clone(),
+        args.push.api_gateway_endpoint.is_some(),
+    );
+    let running = start(args.push, store.clone(), shutdown.clone()).await?;
+    #[cfg(feature = "ssm")]
+    let following = parameters::follow(
+        running.api_gateway().clone(),
+        args.parameters,
+        region,
+        is_flagged,
+        shutdown.clone(),
+    )
+    .await;
     tracing::info!(
         grpc = %running.grpc_address,
         fans = ?running.fans_address,
@@ -62,7 +79,57 @@ async fn work(push: PushArgs, store: StoreArgs, shutdown: CancellationToken) -> 
         shutdown.cancel();
     }
     running.stopped().await?;
+    #[cfg(feature = "ssm")]
+    following.wait().await;
     prepared
+}
+
+/// The prototype's parameters, read at start and again in the background.
+#[cfg(feature = "ssm")]
+mod parameters {
+    use std::sync::Arc;
+
+    use tokio_util::{sync::CancellationToken, task::TaskTracker};
+    use touchline_push::connections::api_gateway::ApiGateway;
+    use touchline_store::parameters::{ParameterArgs, ParameterStore};
+
+    /// Follows them until shutdown. A flag that is given wins, and nothing is read then.
+    pub(super) async fn follow(
+        api_gateway: Arc<ApiGateway>,
+        args: ParameterArgs,
+        region: Option<String>,
+        is_flagged: bool,
+        shutdown: CancellationToken,
+    ) -> TaskTracker {
+        let tasks = TaskTracker::new();
+        let parameters = ParameterStore::connect(&args, region.as_deref()).await;
+        if let Some(parameters) = parameters.filter(|_| !is_flagged) {
+            let mut known = None;
+            let following = async move {
+                loop {
+                    match parameters.read().await {
+                        Ok(read) => {
+                            let endpoint = read.api_gateway_endpoint();
+                            if endpoint != known {
+                                tracing::info!(
+                                    ?endpoint,
+                                    "API Gateway's endpoint, by its parameters"
+                                );
+                                api_gateway.move_default(endpoint.as_deref());
+                                known = endpoint;
+                            }
+                        }
+                        // What was read last stands.
+                        Err(error) => tracing::warn!(%error, "the parameters cannot be read"),
+                    }
+                    tokio::time::sleep(args.ssm_refresh).await;
+                }
+            };
+            tasks.spawn(shutdown.run_until_cancelled_owned(following));
+        }
+        tasks.close();
+        tasks
+    }
 }
 
 /// Makes or verifies the tables. A store that is not there yet is waited for: the parts of Touchline

@@ -47,6 +47,7 @@ pub struct Running {
     feeds: Feeds,
     metrics: Arc<Metrics>,
     local: Option<Arc<Local>>,
+    api_gateway: Arc<ApiGateway>,
     tracker: TaskTracker,
 }
 
@@ -69,6 +70,11 @@ impl Running {
     /// The feed while this process leads; `None` while it does not.
     pub fn led(&self) -> watch::Receiver<Option<Arc<Feed>>> {
         self.feeds.led.clone()
+    }
+
+    /// The posts to API Gateway, so that its default endpoint can be moved.
+    pub fn api_gateway(&self) -> &Arc<ApiGateway> {
+        &self.api_gateway
     }
 
     /// Waits until all has ended after shutdown began.
@@ -144,7 +150,8 @@ pub async fn start(
         draining: shutdown.clone(),
         metrics: metrics.clone(),
     };
-    let connections = connections(&args, own.clone());
+    let api_gateway = Arc::new(api_gateway(&args));
+    let connections: Arc<dyn Connections> = Arc::new(Fronts::new(own.clone(), api_gateway.clone()));
     if args.connections == Front::ApiGateway && !args.expiry_sweep.is_zero() {
         let (store, connections) = (store.clone(), connections.clone());
         let sweeping = expiry::sweep(store, connections, tenure.clone(), args.expiry_sweep);
@@ -176,6 +183,7 @@ pub async fn start(
         feeds: leader.feeds(),
         metrics: metrics.clone(),
         local: own.as_ref().map(|(_, local)| local.clone()),
+        api_gateway,
         tracker: tracker.clone(),
     };
 
@@ -267,14 +275,13 @@ fn serve_front(
     });
 }
 
-fn connections(args: &PushArgs, own: Option<(String, Arc<Local>)>) -> Arc<dyn Connections> {
-    let api_gateway = ApiGateway::new(ApiGatewayOptions {
+fn api_gateway(args: &PushArgs) -> ApiGateway {
+    ApiGateway::new(ApiGatewayOptions {
         endpoint: args.api_gateway_endpoint.clone(),
         timeout: args.post_timeout,
         posts_at_once: args.posts_at_once,
         posts_per_second: f64::from(args.posts_per_second),
-    });
-    Arc::new(Fronts::new(own, api_gateway))
+    })
 }
 
 fn fan_out_options(args: &PushArgs) -> FanOutOptions {

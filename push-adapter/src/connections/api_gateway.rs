@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -62,6 +62,8 @@ pub struct ApiGatewayOptions {
 #[derive(Debug)]
 pub struct ApiGateway {
     options: ApiGatewayOptions,
+    /// Where connections are posted to whose row names no endpoint; may move while others post.
+    default: RwLock<Option<Arc<str>>>,
     clients: Mutex<Clients>,
     in_flight: Semaphore,
     slow: Semaphore,
@@ -92,22 +94,34 @@ impl ApiGateway {
             slow: Semaphore::new((options.posts_at_once / SLOW_PART).max(1)),
             turns: Turns::default(),
             clients: Mutex::default(),
+            default: RwLock::new(options.endpoint.as_deref().map(Arc::from)),
             options,
         }
     }
 
     /// Whether connections without an endpoint of their own can be posted to.
     pub fn has_default(&self) -> bool {
-        self.options.endpoint.is_some()
+        self.default().is_some()
+    }
+
+    /// Connections without an endpoint of their own are posted to there from now on.
+    pub fn move_default(&self, endpoint: Option<&str>) {
+        // No code that holds the lock can panic half-way through a change.
+        let mut default = self.default.write().unwrap_or_else(PoisonError::into_inner);
+        *default = endpoint.map(Arc::from);
+    }
+
+    fn default(&self) -> Option<Arc<str>> {
+        let default = self.default.read().unwrap_or_else(PoisonError::into_inner);
+        default.clone()
     }
 
     async fn client(&self, endpoint: Option<&str>) -> Result<(Client, Arc<Pace>), PostError> {
-        let endpoint = endpoint
-            .or(self.options.endpoint.as_deref())
-            .ok_or_else(|| {
-                let reason = "its row names no endpoint and --api-gateway-endpoint is not given";
-                PostError::Refused(reason.to_owned())
-            })?;
+        let default = self.default();
+        let endpoint = endpoint.or(default.as_deref()).ok_or_else(|| {
+            let reason = "its row names no endpoint and --api-gateway-endpoint is not given";
+            PostError::Refused(reason.to_owned())
+        })?;
         if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
             let reason = "the endpoint in its row is no http:// or https:// URL";
             return Err(PostError::Refused(reason.to_owned()));

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 use tokio_tungstenite::{
     connect_async,
     tungstenite::{
@@ -21,7 +22,8 @@ use touchline_push::{PushArgs, expiry};
 use touchline_store::ids::{ConnectionId, ConsumerId, ContentId, DeviceId};
 
 use crate::support::{
-    DEADLINE, Fan, World, connections::StandIn, eventually, fan::registration, shown,
+    DEADLINE, Fan, World, connections::StandIn, eventually, fan::registration, process::Process,
+    shown,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -387,4 +389,61 @@ async fn fans_may_come_from_beyond_this_machine_once_they_present_tokens() {
     };
     let refused = management.validate().unwrap_err().to_string();
     assert!(refused.starts_with("--management-listen"), "{refused}");
+}
+
+#[tokio::test]
+async fn no_token_and_no_consumer_reaches_the_log_however_much_is_logged() {
+    let issuer = Issuer::new();
+    let (embedded, _store) = crate::support::store().await;
+    let mut process = Process::start(&[
+        "--dynamodb-endpoint",
+        &format!("http://{}", embedded.address()),
+        "--sole-leader",
+        "--log",
+        "debug",
+        "--auth-jwks",
+        issuer.file().to_str().unwrap(),
+        "--auth-issuer",
+        ISSUER,
+        "--auth-audience",
+        AUDIENCE,
+    ])
+    .await;
+    let mut stderr = process.child.stderr.take().unwrap();
+    let mut reading = tokio::task::JoinSet::new();
+    reading.spawn(async move {
+        let mut log = String::new();
+        stderr.read_to_string(&mut log).await.unwrap();
+        log
+    });
+    let (good, refreshed) = (issuer.token("annabel"), issuer.token("annabel"));
+    let foreign = SigningKey::eddsa("key").sign(&claims("mallory", HOUR, ""));
+    let bearer = |token: &str| format!("touchline, touchline.bearer.{token}");
+    for (query, protocols) in [
+        (format!("?token={foreign}"), String::new()),
+        (String::new(), bearer(&foreign)),
+    ] {
+        assert!(connect(process.fans(), &query, &protocols).await.is_err());
+    }
+    let (mut fan, _) = connect(process.fans(), "", &bearer(&good)).await.unwrap();
+    fan.register("annabel", "final").await;
+    for token in [&refreshed, &foreign] {
+        fan.say(&json!({"action": "refresh", "token": token})).await;
+        fan.hear().await;
+    }
+    drop(fan);
+    process.signal("-TERM").await;
+    assert_eq!(process.ended().await, Some(0));
+    let log = reading.join_next().await.unwrap().unwrap();
+    assert!(log.contains("a fan's token is not accepted"), "{log}");
+    for secret in [&good, &refreshed, &foreign]
+        .into_iter()
+        .flat_map(|token| token.split('.'))
+    {
+        assert!(!log.contains(secret), "{log}");
+    }
+    assert!(
+        !log.contains("annabel") && !log.contains("mallory"),
+        "{log}"
+    );
 }

@@ -13,6 +13,8 @@ mod late_joiners;
 mod leader;
 mod management;
 mod metrics;
+#[cfg(feature = "ssm")]
+mod parameters;
 mod process;
 mod replicas;
 mod routes;

@@ -10,6 +10,7 @@
 //! - `row`: the attributes' names, and rows to domain and back, pure;
 //! - [`aws`], [`tables`], [`events`], [`items`], [`sessions`], [`lease`], [`stream`]: doing, on
 //!   DynamoDB;
+//! - `parameters`, by the feature `ssm`: the prototype's parameters in Systems Manager;
 //! - [`embedded`]: a DynamoDB in this process, for a laptop and for tests.
 
 pub mod aws;
@@ -24,6 +25,8 @@ pub mod item;
 pub mod items;
 pub mod lease;
 pub mod lineage;
+#[cfg(feature = "ssm")]
+pub mod parameters;
 pub mod position;
 mod row;
 pub mod session;

@@ -17,6 +17,8 @@ mod harness;
 mod limits;
 mod metrics;
 mod operators;
+#[cfg(feature = "ssm")]
+mod parameters;
 mod policies;
 mod process;
 mod refinement;

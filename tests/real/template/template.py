@@ -12,6 +12,8 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
+from checks import run
+
 ACCOUNT, REGION = "123456789012", "us-east-1"
 
 
@@ -163,26 +165,6 @@ async def seed():
             assert properties["BillingMode"] == "PAY_PER_REQUEST", name
             assert properties["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], name
             assert properties["SSESpecification"]["SSEEnabled"], name
-
-
-def run(*checks):
-    import asyncio
-    import sys
-    import traceback
-
-    passed = failed = 0
-    for check in checks:
-        what = " ".join(check.__doc__.split())
-        try:
-            asyncio.run(check())
-            passed += 1
-            print("ok      %s" % what, flush=True)
-        except Exception:
-            failed += 1
-            print("FAILED  %s" % what)
-            print("        | " + traceback.format_exc().strip().replace("\n", "\n        | "))
-    print("%d %d" % (passed, failed))
-    sys.exit(1 if failed else 0)
 
 
 run(sam, policies, malformed, own_roles, seed)
