@@ -356,3 +356,36 @@ async fn two_slow_connections_slow_nobody_down() {
     println!("figure: 200 fans are served in {alone:?} alone, {beside:?} beside two slow ones");
     assert!(beside < alone * 2 + TIMEOUT, "{beside:?}, {alone:?} alone");
 }
+
+#[tokio::test]
+async fn attempts_after_the_first_leave_the_way_to_others_free() {
+    let _alone = MEASURING.lock().await;
+    let endpoint = Endpoint::start(1e9).await;
+    let timeout = Duration::from_secs(2);
+    let front = ApiGateway::new(ApiGatewayOptions {
+        endpoint: Some(endpoint.url.clone()),
+        timeout,
+        posts_at_once: 64,
+        posts_per_second: 10_000,
+    });
+    let limits = limits(DEADLINE);
+    let hanging = (0..64).map(|number| format!("hang-{number}"));
+    let hanging = hanging.map(|id| {
+        let (front, limits) = (&front, &limits);
+        async move { post(front, &id, limits).await }
+    });
+    let hanging = futures::future::join_all(hanging);
+    let good = async {
+        // As many as there are places hang, and by now have tried again.
+        tokio::time::sleep(timeout + Duration::from_millis(300)).await;
+        let began = Instant::now();
+        post(&front, "200-", &limits).await.unwrap();
+        began.elapsed()
+    };
+    let took = tokio::select! {
+        _ = hanging => unreachable!("they hang for longer"),
+        took = good => took,
+    };
+    println!("figure: a fan beside 64 that hang and are tried again is served in {took:?}");
+    assert!(took < timeout / 2, "{took:?}");
+}
