@@ -45,7 +45,7 @@ async fn next(stream: &mut tonic::Streaming<WatchEventResponse>) -> (Origin, Str
 
 #[tokio::test]
 async fn a_set_that_differs_follows_when_personalize_answers_later() {
-    let (_standin, server) = late(true).await;
+    let (_standin, server) = Box::pin(late(true)).await;
     let mut stream = watch(&server).await;
     let (origin, version, item) = next(&mut stream).await;
     assert_eq!((origin, item.as_str()), (Origin::Popular, "a1"));
@@ -59,7 +59,7 @@ async fn a_set_that_differs_follows_when_personalize_answers_later() {
 
 #[tokio::test]
 async fn nothing_follows_when_that_is_turned_off() {
-    let (_standin, server) = late(false).await;
+    let (_standin, server) = Box::pin(late(false)).await;
     let mut stream = watch(&server).await;
     let (_, first, _) = next(&mut stream).await;
     // Personalize has answered by the time that its answer is cached.
