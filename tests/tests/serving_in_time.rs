@@ -23,8 +23,9 @@ use touchline_tests::{
 async fn ten_thousand_callers_at_once_for_one_key_are_one_call() {
     let alone = Alone::start_with(|args| {
         args.max_calls = 20_000;
-        // However slow the machine is: nobody gives up.
+        // However slow the machine is: nobody gives up, and no answer is old.
         args.personalize_timeout = Duration::from_secs(30);
+        args.ranking_ttl = Duration::from_secs(3_600);
     })
     .await;
     slow_down(&alone, 300.0);
