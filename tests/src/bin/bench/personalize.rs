@@ -170,14 +170,17 @@ async fn everybody(world: &World, event: &str) -> Result<Answers> {
     let began = Instant::now();
     let pages = world.fans.chunks(PAGE).map(|page| async move {
         let mut answers = Answers::since(began);
-        world.batch(event, page, &mut answers).await?;
-        anyhow::Ok(answers)
+        let sets = world.batch(event, page, &mut answers).await?;
+        anyhow::Ok((answers, sets))
     });
-    let mut all = Answers::new();
+    let (mut all, mut shown) = (Answers::new(), Vec::new());
     let mut pages = stream::iter(pages).buffer_unordered(PAGES);
     while let Some(page) = pages.next().await {
-        all.add(page?);
+        let (answers, sets) = page?;
+        all.add(answers);
+        shown.extend(sets);
     }
+    world.check_all(event, &shown)?;
     all.check_whole(world.fans.len())?;
     Ok(all)
 }

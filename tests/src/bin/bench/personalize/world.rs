@@ -34,6 +34,9 @@ const LATENCY_SPREAD: f64 = 0.5;
 /// How often it is looked whether something has come about.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What consumers were given.
+pub(super) type Sets = Vec<(String, Arc<proto::ComponentSet>)>;
+
 /// Everything that runs; killed when dropped.
 pub(super) struct World {
     pub(super) stand_in: Arc<StandIn>,
@@ -149,13 +152,14 @@ impl World {
         }
     }
 
-    /// Asks for many, as the push adapter does.
+    /// Asks for many, as the push adapter does. The sets are for [`World::check_all`], once nobody is
+    /// waited for: comparing takes longer than answering.
     pub(super) async fn batch(
         &self,
         event: &str,
         consumers: &[String],
         answers: &mut Answers,
-    ) -> Result<()> {
+    ) -> Result<Sets> {
         let state = proto::EventState {
             event_id: "1".to_owned(),
             attributes: [("match_event".to_owned(), event.to_owned())].into(),
@@ -168,16 +172,18 @@ impl World {
             match answer.component_set {
                 Ok(set) => {
                     answers.answered(&set);
-                    sets.push((answer.consumer_index, set));
+                    sets.push((consumers[answer.consumer_index].clone(), set));
                 }
                 Err(_) => answers.failed(),
             }
         }
-        // Afterwards, so that checking makes nobody late.
-        for (index, set) in sets {
-            self.check(&set, event, &consumers[index])?;
-        }
-        Ok(())
+        Ok(sets)
+    }
+
+    /// Each of Personalize's own answers must be its consumer's.
+    pub(super) fn check_all(&self, event: &str, sets: &Sets) -> Result<()> {
+        let mut sets = sets.iter();
+        sets.try_for_each(|(consumer, set)| self.check(set, event, consumer))
     }
 
     /// Personalize's own answer must be this consumer's.
