@@ -10,6 +10,7 @@ use std::{
 
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_runtime::backoff::Backoff;
 use touchline_store::{
     event::Version,
     ids::{ContentId, EventId},
@@ -17,11 +18,9 @@ use touchline_store::{
     tables::Store,
 };
 
-pub mod backoff;
 pub mod components;
 mod walk;
 
-use backoff::Backoff;
 use components::{Components, Shown};
 
 use crate::{

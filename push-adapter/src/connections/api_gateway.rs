@@ -17,6 +17,7 @@ use aws_sdk_apigatewaymanagement::{
 };
 use aws_smithy_runtime_api::{client::result::SdkError, http::Response};
 use tokio::sync::Semaphore;
+use touchline_runtime::backoff::Backoff;
 use touchline_store::{aws::sdk_config, ids::ConnectionId};
 
 use self::{
@@ -24,7 +25,6 @@ use self::{
     turns::Turns,
 };
 use super::{Connections, Frame, Limits, PostError};
-use crate::fanout::backoff::Backoff;
 
 mod pace;
 mod turns;
@@ -201,12 +201,15 @@ impl ApiGateway {
         match tokio::time::timeout(self.options.timeout, look).await {
             Ok(Ok(_)) => Ok(false),
             Ok(Err(error)) => match classify(&error) {
-                Attempt::Gone => Ok(true),
+                // Who may not look has the front's first word to go by.
+                Attempt::Gone | Attempt::Failed(_) => Ok(true),
+                Attempt::Done => Ok(false),
                 Attempt::Throttled => Err(PostError::Throttled),
-                // A front that cannot tell, or a role that may not ask: its first word counts.
-                _ => Ok(true),
+                // Nothing is removed on a word that could not be confirmed.
+                Attempt::Hung => Err(PostError::Unavailable("no answer in time".to_owned())),
+                Attempt::Unreachable(reason) => Err(PostError::Unavailable(reason)),
             },
-            Err(_) => Err(PostError::Throttled),
+            Err(_) => Err(PostError::Unavailable("no answer in time".to_owned())),
         }
     }
 }

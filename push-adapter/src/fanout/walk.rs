@@ -15,6 +15,7 @@ use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use touchline_runtime::backoff::Backoff;
 use touchline_store::{
     ids::ConsumerId,
     session::{Protocol, Session},
@@ -23,7 +24,6 @@ use touchline_store::{
 
 use super::{
     FanOut, Task,
-    backoff::Backoff,
     components::{Shown, passes},
 };
 use crate::{

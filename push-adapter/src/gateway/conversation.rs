@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use touchline_runtime::metrics::Held;
+use touchline_runtime::{backoff::Backoff, metrics::Held};
 
 use super::{Gateway, rate::Rate, registered};
 use crate::{
@@ -30,7 +30,6 @@ use crate::{
         Frame,
         local::{Closing, Connection},
     },
-    fanout::backoff::Backoff,
     messages,
     routes::{self, Route, registration::Registering},
 };

@@ -4,12 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use tonic::Status;
+use touchline_runtime::backoff::Backoff;
 use touchline_store::{change::ChangeKind, session::Protocol};
 
 use super::Gateway;
 use crate::{
     connections::{Frame, StateOf, local::Connection},
-    fanout::{backoff::Backoff, components::Shown},
+    fanout::components::Shown,
     messages,
     routes::registration::Registering,
 };

@@ -11,7 +11,9 @@ use touchline_proto::v1::{
 use touchline_store::feed::Feed;
 
 use super::Leader;
-use crate::{convert, fanout::backoff::Backoff};
+use touchline_runtime::backoff::Backoff;
+
+use crate::convert;
 
 /// A feed says nothing for hours; a connection that is silent for this long is dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -15,7 +15,9 @@ use touchline_store::{
 };
 
 use super::{catch_up::Opened, pace::Pace};
-use crate::{fanout::backoff::Backoff, metrics::Metrics};
+use touchline_runtime::backoff::Backoff;
+
+use crate::metrics::Metrics;
 
 /// Rows a page when the event table is read.
 const PAGE: u32 = 500;

@@ -27,7 +27,9 @@ use super::{
     course::{Begun, Course, What},
     reader::{self, Reading},
 };
-use crate::fanout::{Task, backoff::Backoff, components::Shown};
+use touchline_runtime::backoff::Backoff;
+
+use crate::fanout::{Task, components::Shown};
 
 /// A fan-out that ended by itself.
 struct Finished {

@@ -101,7 +101,8 @@ async fn serve(shared: Arc<Shared>, mut stream: TcpStream) {
             ("403", _) => (403, "ForbiddenException"),
             ("410", _) => (410, "GoneException"),
             ("opening", "POST") if count == 1 => (410, "GoneException"),
-            ("wrong", "POST") => (410, "GoneException"),
+            ("wrong" | "unsure", "POST") => (410, "GoneException"),
+            ("unsure", _) => (500, "InternalServerError"),
             ("413", _) => (413, "PayloadTooLargeException"),
             ("429", _) => (429, "LimitExceededException"),
             ("500", _) => (500, "InternalServerError"),
@@ -182,6 +183,13 @@ async fn every_answer_leads_to_what_can_be_done_about_it() {
     assert_eq!((posts("opening-"), looks("opening-")), (2, 1));
     assert_eq!(post(&front, "wrong-", &limits).await, Err(PostError::Gone));
     assert_eq!((posts("wrong-"), looks("wrong-")), (2, 1));
+    // Nothing is removed on a word that could not be confirmed.
+    let unsure = post(&front, "unsure-", &limits).await;
+    assert!(
+        matches!(unsure, Err(PostError::Unavailable(_))),
+        "{unsure:?}"
+    );
+    assert_eq!((posts("unsure-"), looks("unsure-")), (1, 1));
     // Who does not read is left for the next walk after a second attempt.
     let error = post(&front, "429-", &limits).await;
     assert_eq!((error, posts("429-")), (Err(PostError::Throttled), 2));

@@ -65,7 +65,7 @@ pub(crate) struct Args {
         long,
         value_name = "NAME",
         value_delimiter = ',',
-        default_values_t = [Part::Goal, Part::Overload, Part::Outage]
+        default_values = ["goal", "overload", "outage"]
     )]
     only: Vec<Part>,
     /// Fans of the goal
@@ -93,13 +93,6 @@ enum Part {
     Overload,
     /// Nobody there.
     Outage,
-}
-
-impl std::fmt::Display for Part {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let value = self.to_possible_value();
-        formatter.write_str(value.as_ref().map_or("", |value| value.get_name()))
-    }
 }
 
 impl Args {

@@ -67,7 +67,7 @@ pub(crate) struct Args {
         long,
         value_name = "NAME",
         value_delimiter = ',',
-        default_values_t = [Part::GetComponentsCached, Part::WatchEvent, Part::LastPush]
+        default_values = ["get_components_cached", "watch_event", "last_push"]
     )]
     only: Vec<Part>,
     /// Slices of each server; the A/A pair takes half as many of each
@@ -127,13 +127,6 @@ enum Part {
     WatchEvent,
     /// From a change to the last fan.
     LastPush,
-}
-
-impl std::fmt::Display for Part {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let value = self.to_possible_value();
-        formatter.write_str(value.as_ref().map_or("", |value| value.get_name()))
-    }
 }
 
 impl Args {
