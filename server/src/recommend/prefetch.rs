@@ -191,17 +191,17 @@ impl Audiences {
         event_id: &EventId,
         consumers: impl IntoIterator<Item = &'a ConsumerId>,
     ) {
-        if !self.by_event.contains_key(event_id) {
-            self.by_event.insert(event_id.clone(), Default::default());
-        }
-        let Some([now, _]) = self.by_event.get_mut(event_id) else {
-            return;
-        };
         for consumer_id in consumers {
             if self.count >= CONSUMERS_MAX {
                 return;
             }
-            if !now.contains(consumer_id) {
+            // An event stands here only with somebody, so that there are no more of them either.
+            if !self.by_event.contains_key(event_id) {
+                self.by_event.insert(event_id.clone(), Default::default());
+            }
+            if let Some([now, _]) = self.by_event.get_mut(event_id)
+                && !now.contains(consumer_id)
+            {
                 now.insert(consumer_id.clone());
                 self.count += 1;
             }
@@ -263,6 +263,9 @@ mod tests {
 
         audiences.note(&two, &consumers(0..CONSUMERS_MAX));
         assert_eq!(audiences.count, CONSUMERS_MAX);
+        audiences.note(&EventId::new("3").unwrap(), &consumers(0..1));
+        audiences.note(&EventId::new("4").unwrap(), &[]);
+        assert_eq!(audiences.by_event.len(), 2, "no event without anybody");
         audiences.end(&two);
         audiences.turn(&one);
         assert_eq!((audiences.count, audiences.by_event.len()), (0, 0));
