@@ -8,8 +8,10 @@ use tonic::transport::Endpoint;
 use touchline_auth::{AuthArgs, CallerArgs};
 
 mod fans;
+mod gateway;
 
-pub use fans::FanLimits;
+pub use fans::{FanAccess, FanLimits};
+pub use gateway::GatewayArgs;
 
 /// Why the flags cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -225,6 +227,9 @@ pub struct PushArgs {
     /// How long shutdown waits for work in flight
     #[arg(long, env = "TOUCHLINE_DRAIN_TIMEOUT", default_value = "2s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
+    /// Who may come to the WebSocket front.
+    #[command(flatten)]
+    pub fan_access: FanAccess,
     /// Limits of the WebSocket front.
     #[command(flatten)]
     pub fans: FanLimits,
@@ -257,15 +262,8 @@ impl PushArgs {
                 url(flag, value)?;
             }
         }
-        let plain =
-            |character: char| character.is_ascii_alphanumeric() || "-_$".contains(character);
-        if self.stage.is_empty() || self.stage.len() > 128 || !self.stage.chars().all(plain) {
-            return Err(invalid(
-                "--stage",
-                &self.stage,
-                "letters, digits, - and _ are accepted, at most 128",
-            ));
-        }
+        validate_stage(&self.stage)?;
+        self.fan_access.validate()?;
         self.validate_never_lead()?;
         self.validate_numbers()?;
         self.validate_durations()?;
@@ -351,16 +349,7 @@ impl PushArgs {
                 10_000,
             ),
         ];
-        for (flag, value, max) in own.into_iter().chain(self.fans.numbers()) {
-            if value == 0 || value > max {
-                return Err(invalid(
-                    flag,
-                    &value.to_string(),
-                    &format!("1 to {max} are accepted"),
-                ));
-            }
-        }
-        Ok(())
+        validate_numbers(own.into_iter().chain(self.fans.numbers()))
     }
 
     fn validate_durations(&self) -> Result<(), ConfigError> {
@@ -416,18 +405,50 @@ impl PushArgs {
             second * 3_600,
         );
         let sweep = Some(sweep).filter(|_| !self.expiry_sweep.is_zero());
-        for (flag, value, min, max) in own.into_iter().chain(self.fans.durations()).chain(sweep) {
-            if value < min || value > max {
-                let accepted = format!(
-                    "{} to {} are accepted",
-                    humantime::format_duration(min),
-                    humantime::format_duration(max)
-                );
-                let value = humantime::format_duration(value).to_string();
-                return Err(invalid(flag, &value, &accepted));
-            }
+        validate_durations(own.into_iter().chain(self.fans.durations()).chain(sweep))
+    }
+}
+
+/// Flags that are numbers, each with its value and the largest that is accepted; the smallest is 1.
+fn validate_numbers(
+    numbers: impl Iterator<Item = (&'static str, usize, usize)>,
+) -> Result<(), ConfigError> {
+    for (flag, value, max) in numbers {
+        if value == 0 || value > max {
+            let accepted = format!("1 to {max} are accepted");
+            return Err(invalid(flag, &value.to_string(), &accepted));
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+/// Flags that are times, each with its value, and the shortest and the longest that are accepted.
+fn validate_durations(
+    durations: impl Iterator<Item = (&'static str, Duration, Duration, Duration)>,
+) -> Result<(), ConfigError> {
+    for (flag, value, min, max) in durations {
+        if value < min || value > max {
+            let accepted = format!(
+                "{} to {} are accepted",
+                humantime::format_duration(min),
+                humantime::format_duration(max)
+            );
+            let value = humantime::format_duration(value).to_string();
+            return Err(invalid(flag, &value, &accepted));
+        }
+    }
+    Ok(())
+}
+
+fn validate_stage(stage: &str) -> Result<(), ConfigError> {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_$".contains(character);
+    match stage.is_empty() || stage.len() > 128 || !stage.chars().all(plain) {
+        true => Err(invalid(
+            "--stage",
+            stage,
+            "letters, digits, - and _ are accepted, at most 128",
+        )),
+        false => Ok(()),
     }
 }
 

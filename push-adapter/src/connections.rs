@@ -13,9 +13,13 @@ use touchline_store::{
 };
 
 pub mod api_gateway;
+pub mod closing;
+pub mod connection;
 pub mod delivery;
 pub mod local;
 pub mod mailbox;
+pub mod socket;
+pub mod writers;
 
 use api_gateway::ApiGateway;
 use delivery::Mark;

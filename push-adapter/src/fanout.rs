@@ -19,6 +19,8 @@ use touchline_store::{
 };
 
 pub mod components;
+pub mod own;
+pub mod question;
 mod walk;
 
 use components::{Components, Shown};

@@ -6,9 +6,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use touchline_auth::caller::Caller;
 use touchline_store::{feed::Feed, tables::Store};
 
+use self::follow::{Following, follow};
 use self::lease::Tenure;
 pub use self::reader::ReaderOptions;
 use crate::{fanout::FanOut, metrics::Metrics};
@@ -16,7 +16,7 @@ use crate::{fanout::FanOut, metrics::Metrics};
 pub mod catch_up;
 pub mod course;
 pub mod decide;
-mod follow;
+pub mod follow;
 pub mod lease;
 pub mod ledger;
 pub mod pace;
@@ -48,8 +48,6 @@ pub struct LeaderOptions {
     pub reader: ReaderOptions,
     /// How long a graceful end waits for fan-outs.
     pub drain_timeout: Duration,
-    /// What another leader is shown when its feed is followed.
-    pub caller: Caller,
 }
 
 /// Everything that leading needs.
@@ -61,8 +59,8 @@ pub struct Leader {
     pub fan_out: Arc<FanOut>,
     /// Where the feed stands while this process leads.
     pub led: Led,
-    /// Where somebody else's feed stands while this process stands by.
-    pub followed: Led,
+    /// Follows somebody else's feed while this process stands by.
+    pub following: Following,
     /// Until when this process may post; what fans changes out looks at it.
     pub tenure: Tenure,
     /// How.
@@ -76,7 +74,7 @@ impl Leader {
     pub fn feeds(&self) -> Feeds {
         Feeds {
             led: self.led.subscribe(),
-            followed: self.followed.subscribe(),
+            followed: self.following.followed.subscribe(),
         }
     }
 }
@@ -102,7 +100,7 @@ impl Feeds {
 pub async fn stand_by(leader: Arc<Leader>, shutdown: CancellationToken) {
     // Nobody waits for the lease, so nobody is told that it is free.
     let vacant = Notify::new();
-    let following = follow::follow(&leader, &vacant);
+    let following = follow(&leader.following, &vacant);
     shutdown.run_until_cancelled(following).await;
 }
 
@@ -113,7 +111,7 @@ pub async fn lead(leader: Arc<Leader>, shutdown: CancellationToken) {
         let acquiring = lease::acquire(&leader.store, &leader.options, &vacant, &shutdown);
         let held = tokio::select! {
             held = acquiring => held,
-            () = follow::follow(&leader, &vacant) => None,
+            () = follow(&leader.following, &vacant) => None,
         };
         let Some(taken) = held else {
             return;

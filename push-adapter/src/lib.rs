@@ -9,7 +9,7 @@
 //! - [`change_feed`]: what the leader reads, for servers and other adapters to follow;
 //! - [`fanout`], [`messages`]: one change, from its audience to its messages;
 //! - [`connections`]: where messages are posted, in this process or at API Gateway;
-//! - [`routes`]: what a fan's messages do; shared with the Lambdas;
+//! - [`routes`], [`sessions`]: what a fan's messages do, and to what; shared with the Lambdas;
 //! - [`lambda`]: the same behind API Gateway;
 //! - [`gateway`], [`management`]: the WebSocket front and its `/@connections`;
 //! - [`expiry`]: connections elsewhere whose token has expired;
@@ -28,8 +28,9 @@ pub mod management;
 pub mod messages;
 pub mod metrics;
 pub mod routes;
+pub mod sessions;
 pub mod start;
 
-pub use config::PushArgs;
+pub use config::{GatewayArgs, PushArgs};
 pub use fanout::Round;
-pub use start::{Running, start};
+pub use start::{Running, RunningGateway, start, start_gateway};

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
-use touchline_push::{PushArgs, start};
+use touchline_push::{GatewayArgs, PushArgs, start, start_gateway};
 use touchline_runtime::{log::LogArgs, signals};
 use touchline_store::{
     Error,
@@ -14,8 +14,10 @@ use touchline_store::{
 
 /// Turns changes of the live-event table into personalised WebSocket messages.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    role: Option<Role>,
     #[command(flatten)]
     push: PushArgs,
     #[command(flatten)]
@@ -27,13 +29,38 @@ struct Args {
     parameters: touchline_store::parameters::ParameterArgs,
 }
 
+/// Without one of these: the push adapter, which reads the table's stream and posts to every front.
+#[derive(Debug, Subcommand)]
+enum Role {
+    Gateway(Box<Gateway>),
+}
+
+/// A front for many fans: sessions in its memory, fed by whoever leads
+///
+/// It follows the push adapter that leads, which it finds by the lease's row, asks the server for
+/// component sets, and writes to its own connections. Any number of them share the fans behind a load
+/// balancer. It needs to read the lease table, and nothing else of DynamoDB.
+#[derive(Debug, clap::Args)]
+struct Gateway {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(error) = args.push.validate() {
+    let (valid, log) = match &args.role {
+        None => (args.push.validate(), args.log.clone()),
+        Some(Role::Gateway(role)) => (role.gateway.validate(), role.log.clone()),
+    };
+    if let Err(error) = valid {
         eprintln!("touchline-push: {error}");
         return ExitCode::from(2);
     }
-    args.log.clone().begin();
+    log.begin();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,8 +73,28 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    let working = Box::pin(work(args, shutdown.clone()));
-    signals::obeying(&shutdown, working).await?
+    match args.role {
+        None => {
+            let working = Box::pin(work(args, shutdown.clone()));
+            signals::obeying(&shutdown, working).await?
+        }
+        Some(Role::Gateway(role)) => {
+            let working = Box::pin(serve(*role, shutdown.clone()));
+            signals::obeying(&shutdown, working).await?
+        }
+    }
+}
+
+async fn serve(role: Gateway, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let store = Store::connect(&role.store).await;
+    let running = start_gateway(role.gateway, store, shutdown).await?;
+    tracing::info!(
+        fans = %running.fans_address,
+        metrics = %running.metrics_address,
+        "started"
+    );
+    running.stopped().await;
+    Ok(())
 }
 
 async fn work(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {

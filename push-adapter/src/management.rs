@@ -17,12 +17,9 @@ use tokio_util::sync::CancellationToken;
 use touchline_store::ids::ConnectionId;
 
 use crate::connections::{
-    Frame, PostError,
-    local::{Closing, Connection, Local},
+    Frame, PostError, closing::Closing, connection::Connection, local::Local,
+    socket::MESSAGE_BYTES_MAX,
 };
-
-/// Largest message that can be posted (API Gateway quotas: WebSocket message payload 128 KB).
-pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
 
 /// Serves until `stopping`.
 pub async fn serve(
@@ -82,8 +79,8 @@ async fn look(State(local): State<Arc<Local>>, path: Path<Vec<(String, String)>>
     };
     let time = |at: SystemTime| humantime::format_rfc3339_millis(at).to_string();
     let body = json!({
-        "connectedAt": time(connection.opened_at),
-        "lastActiveAt": time(connection.last_active_at()),
+        "connectedAt": time(connection.times.opened_at),
+        "lastActiveAt": time(connection.times.last_active_at()),
         "identity": {
             "sourceIp": connection.source_ip.to_string(),
             "userAgent": connection.user_agent,

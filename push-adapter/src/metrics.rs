@@ -1,6 +1,8 @@
 //! What this process counts and measures. Each struct is for one part, which moves it and knows nothing
 //! of names; names, help and labels stand here alone. docs/metrics.md is made from them.
 
+use std::sync::Arc;
+
 use touchline_runtime::metrics::{Age, Counter, Gauge, Histogram, Registry, Seconds};
 use touchline_store::{
     Error,
@@ -8,7 +10,10 @@ use touchline_store::{
     stream::{PollError, Polled},
 };
 
-use crate::{connections::PostError, routes::Route};
+use crate::{
+    connections::{PostError, mailbox::Put},
+    routes::Route,
+};
 
 /// From what one machine does in a moment to what nobody waits for.
 const CHANGE_TO_LAST_BOUNDS: &[f64] = &[
@@ -26,6 +31,8 @@ pub struct Metrics {
     pub fan_out: FanOutMetrics,
     /// The WebSocket front.
     pub front: FrontMetrics,
+    /// What becomes of states at the front.
+    pub states: Arc<StateMetrics>,
     /// Streams of the change feed that are open.
     pub feed_followers: Gauge,
 }
@@ -39,6 +46,7 @@ impl Metrics {
             stream: StreamMetrics::new(&mut registry),
             fan_out: FanOutMetrics::new(&mut registry),
             front: FrontMetrics::new(&mut registry),
+            states: Arc::new(StateMetrics::new(&mut registry)),
             feed_followers: registry.gauge(
                 "feed_followers",
                 "Servers and other push adapters that follow this one's change feed",
@@ -331,6 +339,28 @@ pub struct FrontMetrics {
     default: Counter,
     /// Messages of fans who send too many.
     pub messages_throttled: Counter,
+    /// Connections that the front ended.
+    pub ended: Endings,
+}
+
+/// Connections that the front ended, by why. Those that reached their greatest age, or whose token
+/// expired, are nobody's fault and not among them.
+#[derive(Debug)]
+pub struct Endings {
+    /// No message in either direction for too long.
+    pub idle: Counter,
+    /// No registration came in time.
+    pub unregistered: Counter,
+    /// The fan did not read.
+    pub stalled: Counter,
+    /// The fan did not answer a ping.
+    pub silent: Counter,
+    /// What came was no WebSocket message that is accepted.
+    pub invalid: Counter,
+    /// The fan sent too much.
+    pub flooding: Counter,
+    /// Told goodbye by a front that ends.
+    pub drained: Counter,
 }
 
 /// Handshakes that came to nothing.
@@ -348,6 +378,10 @@ pub struct Refusals {
     pub invalid: Counter,
     /// It took too long.
     pub timeout: Counter,
+    /// The page that asked is of an origin that is not allowed.
+    pub origin: Counter,
+    /// Too many come from this address at once.
+    pub throttled: Counter,
 }
 
 impl FrontMetrics {
@@ -358,10 +392,12 @@ impl FrontMetrics {
             "protocol",
             ["none", "1", "2"],
         );
-        let [full, address_full, forbidden, unauthenticated, invalid, timeout] = registry.counters(
+        let [full, address_full, forbidden, unauthenticated, invalid, timeout, origin, throttled] = registry.counters(
             "handshakes_refused",
             "Connections that did not become a fan's: the front is full, in all or for one address; the \
-             path is not served, or not to this consumer; no token came that is accepted; what came was no handshake; it took too long",
+             path is not served, or not to this consumer; no token came that is accepted; what came was no \
+             handshake; it took too long; the page is of an origin that is not allowed; too many came from \
+             one address at once",
             "reason",
             [
                 "full",
@@ -370,6 +406,8 @@ impl FrontMetrics {
                 "unauthenticated",
                 "invalid",
                 "timeout",
+                "origin",
+                "throttled",
             ],
         );
         let [sendmessage, refresh, default] = registry.counters(
@@ -378,7 +416,25 @@ impl FrontMetrics {
             "route",
             ["sendmessage", "refresh", "default"],
         );
+        let [idle, unregistered_too_long, stalled, silent, ended_invalid, flooding, drained] = registry.counters(
+            "connections_ended",
+            "Connections that the front ended: idle (no message in either direction); unregistered (no \
+             registration came in time); stalled (the fan did not read); silent (it did not answer a \
+             ping); invalid (it broke the protocol or a limit of it); flooding (it sent too much); \
+             drained (the front itself ended)",
+            "reason",
+            ["idle", "unregistered", "stalled", "silent", "invalid", "flooding", "drained"],
+        );
         Self {
+            ended: Endings {
+                idle,
+                unregistered: unregistered_too_long,
+                stalled,
+                silent,
+                invalid: ended_invalid,
+                flooding,
+                drained,
+            },
             unregistered,
             protocol_1,
             protocol_2,
@@ -389,6 +445,8 @@ impl FrontMetrics {
                 unauthenticated,
                 invalid,
                 timeout,
+                origin,
+                throttled,
             },
             sendmessage,
             refresh,
@@ -415,6 +473,62 @@ impl FrontMetrics {
             Route::SendMessage => &self.sendmessage,
             Route::Refresh => &self.refresh,
             Route::Default => &self.default,
+        }
+    }
+}
+
+/// What becomes of messages with an event's state that are offered to a connection of this front.
+/// Each is offered once, and comes to one end.
+#[derive(Debug)]
+pub struct StateMetrics {
+    offered: Counter,
+    /// Written to the socket.
+    pub delivered: Counter,
+    conflated: Counter,
+    /// Older than what is shown, or for who the fan was before.
+    pub stale: Counter,
+    /// The connection ended first, or had ended.
+    pub closed: Counter,
+}
+
+impl StateMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let offered = registry.counter(
+            "states_offered",
+            "Messages with an event's state that were offered to connections of this front. Each comes \
+             to one end of touchline_push_states_total, so that the difference is what waits",
+        );
+        let [delivered, conflated, stale, closed] = registry.counters(
+            "states",
+            "What became of messages with an event's state: delivered (written to the socket); conflated \
+             (a newer state took its place before it was written); stale (older than what the fan was \
+             shown, or for another consumer); closed (the connection ended first)",
+            "outcome",
+            ["delivered", "conflated", "stale", "closed"],
+        );
+        Self {
+            offered,
+            delivered,
+            conflated,
+            stale,
+            closed,
+        }
+    }
+
+    /// A message was offered.
+    pub fn offered(&self, put: &Result<Put, PostError>) {
+        self.offered.inc();
+        match put {
+            Ok(Put::Waits) => {}
+            Ok(Put::Replaces) => {
+                self.conflated.inc();
+            }
+            Err(PostError::Superseded) => {
+                self.stale.inc();
+            }
+            Err(_) => {
+                self.closed.inc();
+            }
         }
     }
 }

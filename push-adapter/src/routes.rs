@@ -1,6 +1,5 @@
-//! What a fan's connecting, registering and leaving do to the session table, and what the fan is
-//! told: plain functions over the store, for the gateway here and for Lambdas. They never post
-//! themselves.
+//! What a fan's connecting, registering and leaving do to its session, and what the fan is told: plain
+//! functions over the sessions, for the gateway here and for Lambdas. They never post themselves.
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use touchline_auth::{Identity, Refused as TokenRefused, Verifier};
@@ -8,10 +7,9 @@ use touchline_store::{
     Error,
     ids::{ConnectionId, ConsumerId},
     session::{Protocol, Registration, TokenHolder},
-    tables::Store,
 };
 
-use crate::messages;
+use crate::{messages, sessions::Sessions};
 
 pub mod registration;
 
@@ -60,10 +58,10 @@ pub fn select(body: &str, has_tokens: bool) -> Route {
     }
 }
 
-/// `$connect`: writes the session's row. `endpoint` is where messages for it are posted, `identity`
+/// `$connect`: opens the session. `endpoint` is where messages for it are posted, `identity`
 /// whose token was presented, where one was asked for.
 pub async fn connect(
-    store: &Store,
+    sessions: &dyn Sessions,
     connection: &ConnectionId,
     endpoint: &str,
     identity: Option<&Identity>,
@@ -78,7 +76,7 @@ pub async fn connect(
             };
         }
     };
-    let opened = store.open_session_of(connection, endpoint, holder.as_ref());
+    let opened = sessions.open(connection, endpoint, holder.as_ref());
     match opened.await {
         Ok(()) => done(PROCESSED, None),
         Err(error) => {
@@ -90,7 +88,7 @@ pub async fn connect(
 
 /// `sendmessage`: registers the fan. On an error nothing is stored, and the fan is told why.
 pub async fn sendmessage(
-    store: &Store,
+    sessions: &dyn Sessions,
     connection: &ConnectionId,
     request_id: &str,
     body: &str,
@@ -110,7 +108,7 @@ pub async fn sendmessage(
             };
         }
     };
-    match register(store, connection, &registering.registration).await {
+    match register(sessions, connection, &registering.registration).await {
         Ok(()) => {
             // A fan of protocol 2 is answered with a component set.
             let first = registering.registration.protocol == Protocol::V1;
@@ -129,7 +127,7 @@ pub async fn sendmessage(
 /// `refresh`: the connection is good for as long as this token is, which must be of the same consumer.
 /// What is refused changes nothing.
 pub async fn refresh(
-    store: &Store,
+    sessions: &dyn Sessions,
     verifier: &Verifier,
     connection: &ConnectionId,
     body: &str,
@@ -157,7 +155,7 @@ pub async fn refresh(
     let Ok(holder) = holder(&identity) else {
         return refuse(403, "forbidden", "the token names no consumer");
     };
-    match store.renew_session(connection, &holder).await {
+    match sessions.renew(connection, &holder).await {
         Ok(()) => Outcome {
             renewed: Some(identity),
             ..done(PROCESSED, Some(messages::refreshed(holder.expires_at)))
@@ -193,9 +191,9 @@ pub fn default() -> Outcome {
     done(DEFAULT, Some(messages::DEFAULT_ROUTE.into()))
 }
 
-/// `$disconnect`: deletes the session's row; an unknown id is fine.
-pub async fn disconnect(store: &Store, connection: &ConnectionId) -> Outcome {
-    match store.close_session(connection).await {
+/// `$disconnect`: ends the session; an unknown id is fine.
+pub async fn disconnect(sessions: &dyn Sessions, connection: &ConnectionId) -> Outcome {
+    match sessions.close(connection).await {
         Ok(()) => done(DISCONNECTED, None),
         Err(error) => {
             tracing::debug!(%error, "a session could not be closed");
@@ -205,11 +203,11 @@ pub async fn disconnect(store: &Store, connection: &ConnectionId) -> Outcome {
 }
 
 async fn register(
-    store: &Store,
+    sessions: &dyn Sessions,
     connection: &ConnectionId,
     registration: &Registration,
 ) -> Result<(), (u16, Refused)> {
-    let Err(error) = store.register_session(connection, registration).await else {
+    let Err(error) = sessions.register(connection, registration).await else {
         return Ok(());
     };
     let (status, code, message) = match &error {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::{Semaphore, broadcast, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,14 +20,27 @@ use crate::{
         Connections, Fronts,
         api_gateway::{ApiGateway, ApiGatewayOptions},
         local::Local,
+        writers::Writers,
     },
     expiry,
     fanout::{FanOut, FanOutOptions, Life, Round, components::Components},
-    gateway::{self, Addresses, Gateway},
-    leader::{self, Feeds, Leader, LeaderOptions, ReaderOptions, lease::Tenure},
+    gateway::{self, Arrivals, Gateway, Places, Rates, welcome},
+    leader::{self, Feeds, Leader, LeaderOptions, ReaderOptions, follow::Following, lease::Tenure},
     management,
     metrics::Metrics,
 };
+
+mod gateway_role;
+
+pub use gateway_role::{RunningGateway, start_gateway};
+
+/// Fans that wait to be accepted: a crowd that comes back at once must not be told by the kernel to try
+/// again in a second. The kernel takes its own limit where that is lower (net.core.somaxconn).
+const BACKLOG: u32 = 16_384;
+
+/// What the kernel keeps for one fan, each way; it doubles this for its own use (socket(7)). Left alone
+/// it would keep megabytes for who does not read.
+const SOCKET_BUFFER_BYTES: u32 = 64 << 10;
 
 /// Rounds that a slow listener can be behind.
 const ROUNDS: usize = 1_024;
@@ -114,7 +127,7 @@ pub async fn start(
         .context("the listener has no address")?;
     let front = match args.connections {
         Front::Local => Some(FrontListeners {
-            fans: bind("--fans-listen", args.fans_listen).await?,
+            fans: bind_fans(args.fans_listen)?,
             management: bind("--management-listen", args.management_listen).await?,
         }),
         Front::ApiGateway => None,
@@ -169,9 +182,13 @@ pub async fn start(
         store: store.clone(),
         fan_out: Arc::new(fan_out),
         led,
-        followed: watch::Sender::new(None),
+        following: Following {
+            store: store.clone(),
+            caller,
+            followed: watch::Sender::new(None),
+        },
         tenure,
-        options: leader_options(&args, grpc_address, caller),
+        options: leader_options(&args, grpc_address),
         metrics: metrics.clone(),
     });
     let running = Running {
@@ -221,20 +238,32 @@ pub async fn start(
         }
     });
     if let (Some(front), Some(own)) = (front, own) {
+        let (welcome, arrivals) = welcome();
         let gateway = Gateway {
-            store,
+            sessions: Arc::new(store),
             local: own.1,
+            writers: Writers::new(),
             feeds: running.feeds.clone(),
             components,
+            welcome,
             stage: args.stage,
             endpoint: own.0,
-            addresses: Addresses::new(&args.fans),
+            places: Places::new(&args.fans),
+            rates: Rates::new(&args.fans),
+            tls: args.fan_access.tls()?,
+            access: args.fan_access,
             limits: args.fans,
             session_calls,
             metrics,
             verifier,
         };
-        serve_front(front, gateway, &running, &drained, args.drain_timeout);
+        serve_front(
+            front,
+            (gateway, arrivals),
+            &running,
+            &drained,
+            args.drain_timeout,
+        );
     }
     tracker.close();
     Ok(running)
@@ -255,7 +284,7 @@ fn ready(feeds: Feeds, shutdown: CancellationToken) -> observe::Ready {
 
 fn serve_front(
     front: FrontListeners,
-    gateway: Gateway,
+    (gateway, arrivals): (Gateway, Arrivals),
     running: &Running,
     stopping: &CancellationToken,
     drain: Duration,
@@ -264,9 +293,13 @@ fn serve_front(
     let gateway = Arc::new(gateway);
     // A fan who does not listen when told goodbye holds the others up no longer than this.
     let drain = drain.max(Duration::from_secs(2));
-    running
-        .tracker
-        .spawn(gateway::serve(gateway, front.fans, stopping.clone(), drain));
+    running.tracker.spawn(gateway::serve(
+        gateway,
+        arrivals,
+        front.fans,
+        stopping.clone(),
+        drain,
+    ));
     let management = management::serve(front.management, local, stopping.clone());
     running.tracker.spawn(async move {
         if let Err(error) = management.await {
@@ -295,7 +328,7 @@ fn fan_out_options(args: &PushArgs) -> FanOutOptions {
     }
 }
 
-fn leader_options(args: &PushArgs, grpc_address: SocketAddr, caller: Caller) -> LeaderOptions {
+fn leader_options(args: &PushArgs, grpc_address: SocketAddr) -> LeaderOptions {
     let scheme = match args.auth.tls_certificate {
         Some(_) => "https",
         None => "http",
@@ -317,7 +350,6 @@ fn leader_options(args: &PushArgs, grpc_address: SocketAddr, caller: Caller) -> 
             },
         },
         drain_timeout: args.drain_timeout,
-        caller,
     }
 }
 
@@ -329,4 +361,26 @@ async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Co
             address,
             source,
         })
+}
+
+/// The fans' socket, which a crowd may come to at once.
+fn bind_fans(address: SocketAddr) -> Result<TcpListener, ConfigError> {
+    let bind = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // What a fan who does not read costs, and how soon that is noticed. Inherited by each connection.
+        socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+        socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+        // Connections of a process that ended may still be there for a minute.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| ConfigError::Bind {
+        flag: "--fans-listen",
+        address,
+        source,
+    })
 }

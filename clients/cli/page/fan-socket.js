@@ -13,6 +13,8 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const GOOD_AGE_MS = 5_000;
 const BACK_OFF_MS_FIRST = 250;
 const BACK_OFF_MS_MAX = 20_000;
+/** A server's advice is followed up to this. */
+const RETRY_AFTER_MS_MAX = 60_000;
 
 /**
  * Full jitter: anywhere between nothing and a ceiling that doubles, so that a crowd that was cut off
@@ -28,6 +30,16 @@ export function backOffMs(attempt, random = Math.random) {
  */
 export function applies(position, message) {
   return !position || !message.sequence || position.epoch !== message.epoch || message.sequence >= position.sequence;
+}
+
+/** When a server that sends fans to others says to come back, in the reason that it closes with. */
+export function retryAfterMs(reason) {
+  try {
+    const ms = JSON.parse(reason)?.retry_after_ms;
+    return Number.isFinite(ms) && ms >= 0 ? Math.min(ms, RETRY_AFTER_MS_MAX) : null;
+  } catch {
+    return null; // Another reason, for people.
+  }
 }
 
 /**
@@ -66,12 +78,12 @@ export function connectFan({ url, consumerId, deviceId, contentId, onComponents,
       attempt = 0;
       receive(data);
     };
-    mine.onclose = () => {
+    mine.onclose = ({ reason }) => {
       clearTimeout(limit);
       if (closed) return;
       onState("waiting");
       if (openedAt !== null && performance.now() - openedAt > GOOD_AGE_MS) attempt = 0;
-      timer = setTimeout(open, renewed ? 0 : backOffMs(attempt++));
+      timer = setTimeout(open, renewed ? 0 : (retryAfterMs(reason) ?? backOffMs(attempt++)));
     };
   }
 

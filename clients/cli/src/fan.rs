@@ -14,7 +14,10 @@ use tokio::{
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
     tungstenite::{
-        Message, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig,
+        Message,
+        client::IntoClientRequest,
+        http::HeaderValue,
+        protocol::{CloseFrame, WebSocketConfig},
     },
 };
 use touchline_client::Caller;
@@ -26,6 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Nothing heard for so long, not even a pong: the connection is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(75);
+/// A gateway's advice is followed up to this.
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 /// API Gateway's own limit of a message (quotas of WebSocket APIs).
 const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 
@@ -107,6 +112,23 @@ impl Shown {
     }
 }
 
+/// Why a connection is no more.
+#[derive(Debug)]
+struct Lost {
+    reason: String,
+    /// When the gateway said to come back, if it did.
+    retry_after: Option<Duration>,
+}
+
+impl From<String> for Lost {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            retry_after: None,
+        }
+    }
+}
+
 /// Connects and listens for ever. The first connection must succeed; after it, one that is lost is
 /// made again.
 pub fn listen(gateway: String, fan: Fan) -> impl Stream<Item = Result<Heard, Error>> + Send {
@@ -123,9 +145,9 @@ pub fn listen(gateway: String, fan: Fan) -> impl Stream<Item = Result<Heard, Err
                 None => connect(&gateway, &fan).await,
             };
             let reason = match connected {
-                Err(reason) => reason,
+                Err(reason) => Lost::from(reason),
                 Ok(mut socket) => match register(&mut socket, &fan, &shown).await {
-                    Err(reason) => reason,
+                    Err(reason) => Lost::from(reason),
                     Ok(()) => {
                         yield Heard::Connected;
                         let mut ping = interval(PING_INTERVAL);
@@ -145,7 +167,8 @@ pub fn listen(gateway: String, fan: Fan) -> impl Stream<Item = Result<Heard, Err
                     }
                 },
             };
-            let retry_in = backoff.pause();
+            let Lost { reason, retry_after } = reason;
+            let retry_in = retry_after.unwrap_or_else(|| backoff.pause());
             yield Heard::Interrupted { reason, retry_in };
             tokio::time::sleep(retry_in).await;
         }
@@ -205,13 +228,13 @@ async fn next(
     socket: &mut Socket,
     ping: &mut tokio::time::Interval,
     heard_at: &mut Instant,
-) -> Result<String, String> {
+) -> Result<String, Lost> {
     loop {
         let frame = tokio::select! {
             frame = socket.next() => frame,
             _ = ping.tick() => {
                 if heard_at.elapsed() > SILENCE_MAX {
-                    return Err("nothing heard, not even a pong".to_owned());
+                    return Err("nothing heard, not even a pong".to_owned().into());
                 }
                 // An error of the socket is what the next reading says.
                 let _ = timeout(CONNECT_TIMEOUT, socket.send(Message::Ping(Vec::new().into()))).await;
@@ -223,16 +246,21 @@ async fn next(
             Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
             Some(Ok(Message::Close(frame))) => return Err(closed(frame)),
             Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(error.to_string()),
-            None => return Err("the connection was closed".to_owned()),
+            Some(Err(error)) => return Err(error.to_string().into()),
+            None => return Err("the connection was closed".to_owned().into()),
         }
     }
 }
 
-fn closed(frame: Option<tokio_tungstenite::tungstenite::protocol::CloseFrame>) -> String {
-    match frame {
-        Some(frame) => format!("the gateway closed the connection: {frame}"),
-        None => "the gateway closed the connection".to_owned(),
+fn closed(frame: Option<CloseFrame>) -> Lost {
+    let Some(frame) = frame else {
+        return "the gateway closed the connection".to_owned().into();
+    };
+    let advice: Value = serde_json::from_str(&frame.reason).unwrap_or_default();
+    let retry_after = advice["retry_after_ms"].as_u64().map(Duration::from_millis);
+    Lost {
+        reason: format!("the gateway closed the connection: {frame}"),
+        retry_after: retry_after.map(|after| after.min(RETRY_AFTER_MAX)),
     }
 }
 
@@ -248,6 +276,21 @@ mod tests {
             protocol,
             caller: Caller::default(),
         }
+    }
+
+    #[test]
+    fn a_fan_who_is_sent_away_comes_back_when_it_was_told_to() {
+        let lost = |reason: &'static str| {
+            closed(Some(CloseFrame {
+                code: 1012.into(),
+                reason: reason.into(),
+            }))
+        };
+        let advised = lost(r#"{"retry_after_ms":850,"reason":"the server restarts"}"#);
+        assert_eq!(advised.retry_after, Some(Duration::from_millis(850)));
+        let far = lost(r#"{"retry_after_ms":18446744073709551615}"#);
+        assert_eq!(far.retry_after, Some(RETRY_AFTER_MAX));
+        assert_eq!(lost("the connection is idle").retry_after, None);
     }
 
     #[test]

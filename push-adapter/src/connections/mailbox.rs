@@ -3,10 +3,7 @@
 
 use std::collections::VecDeque;
 
-use touchline_store::{
-    ids::{ConsumerId, EventId},
-    position::Position,
-};
+use touchline_store::{ids::ConsumerId, position::Position};
 
 use super::{About, Frame, PostError, StateOf};
 
@@ -16,27 +13,36 @@ pub const REPLIES_MAX: usize = 32;
 /// Events whose newest state waits, and events whose last position is remembered.
 pub const EVENTS_MAX: usize = 64;
 
-/// What waits for one connection.
+/// What waits for one connection. Empty, it holds no memory but what it remembers.
 #[derive(Debug, Default)]
 pub struct Mailbox {
     replies: VecDeque<Frame>,
-    states: Vec<Frame>,
+    states: VecDeque<Frame>,
     /// The last state that was taken out, by event: oldest first.
-    shown: VecDeque<(EventId, ConsumerId, Option<Position>)>,
+    shown: Vec<StateOf>,
     /// Who the fan is; `None` before a registration and while one is under way.
     consumer: Option<ConsumerId>,
+}
+
+/// A message was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It waits.
+    Waits,
+    /// It waits in place of an older state, which is never written.
+    Replaces,
 }
 
 impl Mailbox {
     /// Takes a message to be written later. `Superseded` says that it is no longer wanted, `Full`
     /// that the fan does not read.
-    pub fn put(&mut self, frame: Frame) -> Result<(), PostError> {
+    pub fn put(&mut self, frame: Frame) -> Result<Put, PostError> {
         let About::State(of) = frame.about() else {
             if self.replies.len() >= REPLIES_MAX {
                 return Err(PostError::Full);
             }
             self.replies.push_back(frame);
-            return Ok(());
+            return Ok(Put::Waits);
         };
         if self
             .consumer
@@ -48,11 +54,8 @@ impl Mailbox {
         let shown = self
             .shown
             .iter()
-            .find(|(event_id, consumer_id, _)| {
-                *event_id == of.event_id && *consumer_id == of.consumer_id
-            })
-            .map(|(_, _, position)| position);
-        if shown.is_some_and(|shown| !replaces(of, shown.as_ref())) {
+            .find(|shown| shown.event_id == of.event_id && shown.consumer_id == of.consumer_id);
+        if shown.is_some_and(|shown| !replaces(of, shown.position.as_ref())) {
             return Err(PostError::Superseded);
         }
         let waiting = self.states.iter().position(|waiting| {
@@ -62,8 +65,8 @@ impl Mailbox {
             if self.states.len() >= EVENTS_MAX {
                 return Err(PostError::Full);
             }
-            self.states.push(frame);
-            return Ok(());
+            self.states.push_back(frame);
+            return Ok(Put::Waits);
         };
         let About::State(old) = self.states[index].about() else {
             unreachable!("only states wait among the states");
@@ -73,33 +76,43 @@ impl Mailbox {
         }
         // The newest change goes last, as it came last.
         self.states.remove(index);
-        self.states.push(frame);
-        Ok(())
+        self.states.push_back(frame);
+        Ok(Put::Replaces)
     }
 
-    /// Takes out what waits, replies first: an acknowledgement comes before what follows from it.
-    pub fn take(&mut self, into: &mut Vec<Frame>) {
-        into.extend(self.replies.drain(..));
-        for frame in self.states.drain(..) {
-            if let About::State(of) = frame.about() {
-                self.shown
-                    .retain(|(event_id, _, _)| *event_id != of.event_id);
-                if self.shown.len() >= EVENTS_MAX {
-                    self.shown.pop_front();
-                }
-                self.shown.push_back((
-                    of.event_id.clone(),
-                    of.consumer_id.clone(),
-                    of.position.clone(),
-                ));
-            }
-            into.push(frame);
+    /// Takes out what is written next, replies first: an acknowledgement comes before what follows
+    /// from it.
+    pub fn take(&mut self) -> Option<Frame> {
+        if let Some(reply) = self.replies.pop_front() {
+            return Some(reply);
         }
+        let Some(frame) = self.states.pop_front() else {
+            // An idle connection holds on to nothing.
+            (self.replies, self.states) = Default::default();
+            return None;
+        };
+        if let About::State(of) = frame.about() {
+            let shown = &mut self.shown;
+            if let Some(place) = shown.iter().position(|old| old.event_id == of.event_id) {
+                shown.remove(place);
+            }
+            if shown.len() >= EVENTS_MAX {
+                shown.remove(0);
+            }
+            shown.push(of.clone());
+        }
+        Some(frame)
     }
 
-    /// Whether anything waits.
-    pub fn is_empty(&self) -> bool {
-        self.replies.is_empty() && self.states.is_empty()
+    /// Throws away what waits; says how many states that were.
+    pub fn empty(&mut self) -> usize {
+        self.replies = VecDeque::new();
+        std::mem::take(&mut self.states).len()
+    }
+
+    /// Who the fan is, if that is certain.
+    pub fn consumer(&self) -> Option<&ConsumerId> {
+        self.consumer.as_ref()
     }
 
     /// A registration is under way: until it is through, the row decides who the fan is.
@@ -107,12 +120,14 @@ impl Mailbox {
         self.consumer = None;
     }
 
-    /// The fan is this consumer now; what waits for another is dropped.
-    pub fn registered(&mut self, consumer: ConsumerId) {
+    /// The fan is this consumer now; what waits for another is dropped. Says how much that was.
+    pub fn registered(&mut self, consumer: ConsumerId) -> usize {
+        let waited = self.states.len();
         self.states.retain(
             |frame| matches!(frame.about(), About::State(of) if of.consumer_id == consumer),
         );
         self.consumer = Some(consumer);
+        waited - self.states.len()
     }
 }
 
@@ -132,6 +147,7 @@ fn replaces(of: &StateOf, old: Option<&Position>) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use touchline_store::ids::EventId;
 
     use super::*;
 
@@ -151,10 +167,7 @@ mod tests {
     }
 
     fn taken(mailbox: &mut Mailbox) -> Vec<String> {
-        let mut frames = Vec::new();
-        mailbox.take(&mut frames);
-        frames
-            .iter()
+        std::iter::from_fn(|| mailbox.take())
             .map(|frame| frame.text().to_string())
             .collect()
     }
@@ -162,13 +175,14 @@ mod tests {
     #[test]
     fn only_the_newest_state_of_an_event_waits() {
         let mut mailbox = Mailbox::default();
-        for sequence in 1..=10 {
-            mailbox.put(push("1", sequence)).unwrap();
+        assert_eq!(mailbox.put(push("1", 1)), Ok(Put::Waits));
+        for sequence in 2..=10 {
+            assert_eq!(mailbox.put(push("1", sequence)), Ok(Put::Replaces));
         }
         mailbox.put(push("2", 3)).unwrap();
         assert_eq!(mailbox.put(push("1", 9)), Err(PostError::Superseded));
         assert_eq!(taken(&mut mailbox), ["1 Some(10) false", "2 Some(3) false"]);
-        assert!(mailbox.is_empty());
+        assert_eq!(mailbox.take().map(|_| ()), None);
     }
 
     #[test]
@@ -201,8 +215,8 @@ mod tests {
         mailbox.registered(ConsumerId::new("ann").unwrap());
         mailbox.put(push("1", 5)).unwrap();
         mailbox.registering();
-        mailbox.registered(ConsumerId::new("bob").unwrap());
-        assert!(mailbox.is_empty());
+        let dropped = mailbox.registered(ConsumerId::new("bob").unwrap());
+        assert_eq!((dropped, mailbox.empty()), (1, 0));
         assert_eq!(mailbox.put(push("1", 6)), Err(PostError::Superseded));
         mailbox.put(state("1", "bob", Some(5), true)).unwrap();
     }
@@ -236,10 +250,10 @@ mod tests {
             for (sequence, take) in &steps {
                 let _ = mailbox.put(push("1", *sequence));
                 if *take {
-                    mailbox.take(&mut written);
+                    written.extend(mailbox.take());
                 }
             }
-            mailbox.take(&mut written);
+            written.extend(mailbox.take());
             let sequences: Vec<_> = written
                 .iter()
                 .map(|frame| match frame.about() {

@@ -115,21 +115,9 @@ impl Components {
         }
     }
 
-    /// The set of one consumer in this state.
-    pub async fn one(
-        &self,
-        shown: &Arc<Shown>,
-        consumer: &ConsumerId,
-    ) -> Result<(Arc<EncodedSet>, String), Status> {
-        let deadline = Instant::now() + self.timeout;
-        let consumers = std::slice::from_ref(consumer);
-        let mut answers = self.ask(shown, consumers, deadline);
-        while let Some(part) = answers.next().await? {
-            if let Some(answer) = part.into_iter().find(|answer| answer.index == 0) {
-                return answer.set;
-            }
-        }
-        Err(Status::unavailable("the server gave no answer"))
+    /// One request's time.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 }
 

@@ -5,27 +5,23 @@ use std::{
     collections::HashSet,
     hash::{BuildHasher, RandomState},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
 use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use touchline_runtime::backoff::Backoff;
 use touchline_store::{
     ids::ConsumerId,
     session::{Protocol, Session},
     sessions::AudiencePage,
 };
 
-use super::{
-    FanOut, Task,
-    components::{Shown, passes},
-};
+use super::{FanOut, Task, components::Shown, question::Question};
 use crate::{
     connections::{Frame, Limits, PostError, StateOf, delivery::Mark},
     messages,
@@ -204,93 +200,45 @@ impl<'a> Walk<'a> {
     /// Asks for a batch until each consumer is answered, and posts as the answers come.
     async fn serve(
         &self,
-        shown: &std::sync::Arc<Shown>,
-        mut batch: Batch,
+        shown: &Arc<Shown>,
+        batch: Batch,
         limits: &Limits,
         posts: &mpsc::Sender<Post>,
     ) {
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        loop {
-            self.ask(shown, &mut batch, limits, posts).await;
-            if batch.is_empty() || limits.superseded.is_cancelled() {
-                return;
-            }
-            let pause = backoff.pause();
-            if Instant::now() + pause >= limits.deadline {
-                self.leave_open(batch.iter().flat_map(|(_, sessions)| sessions));
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = limits.superseded.cancelled() => return,
-            }
-        }
-    }
-
-    /// One question. Who is answered for good leaves the batch.
-    async fn ask(
-        &self,
-        shown: &std::sync::Arc<Shown>,
-        batch: &mut Batch,
-        limits: &Limits,
-        posts: &mpsc::Sender<Post>,
-    ) {
-        let consumers: Vec<_> = batch.iter().map(|(consumer, _)| consumer.clone()).collect();
         let components = &self.fan_out.components;
-        let mut answers = components.ask(shown, &consumers, limits.deadline);
-        loop {
-            // Asking stops at once when something newer comes; posts under way are finished.
-            let part = tokio::select! {
-                part = answers.next() => part,
-                () = limits.superseded.cancelled() => return,
-            };
-            let part = match part {
-                Ok(Some(part)) => part,
-                Ok(None) => break,
-                Err(status) => {
-                    self.not_answered(batch, &status);
-                    break;
-                }
-            };
-            let mut answered = Vec::new();
-            for answer in part {
-                let Some((_, sessions)) = batch.get_mut(answer.index) else {
-                    continue;
-                };
-                match answer.set {
+        let mut question = Question::new(
+            components,
+            shown,
+            limits.deadline,
+            &limits.superseded,
+            batch,
+        );
+        while let Some(answers) = question.next().await {
+            let mut messages = Vec::new();
+            for (sessions, set) in answers {
+                match set {
                     Ok((set, recommendation_id)) => {
-                        for session in std::mem::take(sessions) {
+                        messages.extend(sessions.into_iter().map(|session| {
                             let text = set.message(session.protocol, &recommendation_id);
-                            answered.push((session, text));
-                        }
+                            (session, text)
+                        }));
                     }
-                    Err(status) if passes(&status) => {}
                     Err(status) => {
                         tracing::debug!(%status, "a consumer has no answer");
-                        let sessions = std::mem::take(sessions);
                         self.tally
                             .failed
                             .fetch_add(sessions.len(), Ordering::Relaxed);
                     }
                 }
             }
-            hand_over(answered, limits, posts).await;
+            hand_over(messages, limits, posts).await;
         }
-        batch.retain(|(_, sessions)| !sessions.is_empty());
-    }
-
-    /// A whole question failed. One that can never succeed is given up.
-    fn not_answered(&self, batch: &mut Batch, status: &tonic::Status) {
-        if passes(status) {
-            tracing::debug!(%status, "the server did not answer");
-            return;
+        if !limits.superseded.is_cancelled() {
+            let left: Vec<_> = question.left().flatten().collect();
+            if !left.is_empty() {
+                self.leave_open(left.iter());
+            }
         }
-        tracing::error!(%status, "the server refuses a batch");
-        let sessions = batch
-            .drain(..)
-            .map(|(_, sessions)| sessions.len())
-            .sum::<usize>();
-        self.tally.failed.fetch_add(sessions, Ordering::Relaxed);
     }
 
     async fn end(&self, batch: Batch, limits: &Limits, posts: &mpsc::Sender<Post>) {

@@ -1,17 +1,18 @@
-//! While this process stands by, follows the leader's feed, so that its front can show a fan who
-//! registers the newest state. Publishes nothing to others and pushes nothing.
+//! Follows the feed of whoever leads, for the front of a process that does not lead itself. Publishes
+//! nothing to others and pushes nothing.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 use tonic::Status;
+use touchline_auth::caller::Caller;
 use touchline_proto::v1::{
     FollowRequest, FollowResponse, change_feed_client::ChangeFeedClient, follow_response::Message,
 };
-use touchline_store::feed::Feed;
-
-use super::Leader;
 use touchline_runtime::backoff::Backoff;
+use touchline_store::{feed::Feed, tables::Store};
+
+use super::Led;
 
 use crate::convert;
 
@@ -26,17 +27,28 @@ const LEASE_EVERY: Duration = Duration::from_millis(500);
 /// is shown what was heard last, and found by the second look of its fan-out, which is due later.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// What following needs.
+#[derive(Debug)]
+pub struct Following {
+    /// Where the lease's row says who leads.
+    pub store: Store,
+    /// What the leader is shown.
+    pub caller: Caller,
+    /// Its feed, once that is known whole; the last one while nobody leads.
+    pub followed: Led,
+}
+
 /// Follows whoever leads, for ever, and says by `vacant` when one was heard to leave. Drop it to
 /// stop.
-pub(super) async fn follow(leader: &Leader, vacant: &Notify) {
+pub async fn follow(following: &Following, vacant: &Notify) {
     let mut pauses = pauses();
     loop {
-        if let Ok(Some(row)) = leader.store.lease().await
+        if let Ok(Some(row)) = following.store.lease().await
             && !row.owner.is_empty()
         {
             let ended = tokio::select! {
-                ended = follow_one(leader, row.address.clone(), &mut pauses) => ended,
-                () = moved(leader, &row.owner) => Err(Status::unavailable("another leads")),
+                ended = follow_one(following, row.address.clone(), &mut pauses) => ended,
+                () = moved(following, &row.owner) => Err(Status::unavailable("another leads")),
             };
             if let Err(status) = ended {
                 tracing::debug!(%status, "the leader's feed ended");
@@ -52,10 +64,10 @@ fn pauses() -> Backoff {
 }
 
 /// Waits until another holds the lease, or nobody. One that cannot be read says nothing.
-async fn moved(leader: &Leader, owner: &str) {
+async fn moved(following: &Following, owner: &str) {
     loop {
         tokio::time::sleep(LEASE_EVERY).await;
-        if let Ok(row) = leader.store.lease().await
+        if let Ok(row) = following.store.lease().await
             && row.is_none_or(|row| row.owner != owner)
         {
             return;
@@ -64,10 +76,14 @@ async fn moved(leader: &Leader, owner: &str) {
 }
 
 /// Follows a leader until its feed ends; once it was heard of, `pauses` begin anew.
-async fn follow_one(leader: &Leader, address: String, pauses: &mut Backoff) -> Result<(), Status> {
+async fn follow_one(
+    following: &Following,
+    address: String,
+    pauses: &mut Backoff,
+) -> Result<(), Status> {
     let invalid = |_| Status::invalid_argument("the leader's address is no URL");
     let url = address.parse().map_err(invalid)?;
-    let channel = leader.options.caller.channel(&url, None, |endpoint| {
+    let channel = following.caller.channel(&url, None, |endpoint| {
         endpoint
             .connect_timeout(Duration::from_secs(1))
             .http2_keep_alive_interval(KEEP_ALIVE)
@@ -80,17 +96,17 @@ async fn follow_one(leader: &Leader, address: String, pauses: &mut Backoff) -> R
     // A new feed, which takes the old one's place once it knows as much.
     let feed = Arc::new(Feed::default());
     while let Some(message) = messages.message().await? {
-        take(leader, &feed, message)?;
+        take(following, &feed, message)?;
     }
     Ok(())
 }
 
-fn take(leader: &Leader, feed: &Arc<Feed>, message: FollowResponse) -> Result<(), Status> {
+fn take(following: &Following, feed: &Arc<Feed>, message: FollowResponse) -> Result<(), Status> {
     let change = match message.message {
         Some(Message::State(state)) => convert::put_from_proto(state),
         Some(Message::Ended(ended)) => convert::ended_from_proto(ended),
         Some(Message::CaughtUp(_)) => {
-            leader.followed.send_replace(Some(feed.clone()));
+            following.followed.send_replace(Some(feed.clone()));
             return Ok(());
         }
         None => return Ok(()),

@@ -268,13 +268,16 @@ async fn a_closed_connection_loses_its_row_and_its_place() {
 }
 
 #[tokio::test]
-async fn shutdown_says_goodbye_with_1001_and_leaves_no_row() {
+async fn shutdown_sends_fans_to_others_with_1012_and_leaves_no_row() {
     let world = World::start().await;
     let mut fans = vec![world.registered("ann").await, world.registered("bob").await];
     let adapter = world.adapter;
     adapter.shutdown.cancel();
     for fan in &mut fans {
-        assert_eq!(fan.close_code().await, 1001);
+        let closed = fan.closed().await.unwrap();
+        assert_eq!(u16::from(closed.code), 1012);
+        let reason: serde_json::Value = serde_json::from_str(&closed.reason).unwrap();
+        assert!(reason["retry_after_ms"].is_u64(), "{reason}");
     }
     drop(fans);
     let stopped = tokio::time::timeout(DEADLINE, adapter.running.stopped());

@@ -8,6 +8,8 @@ mod api_gateway_faults;
 mod auth;
 mod fan_out;
 mod gateway;
+mod gateway_hostile;
+mod gateway_role;
 mod lambda;
 mod late_joiners;
 mod leader;

@@ -15,6 +15,7 @@ use touchline_store::{
 
 pub(crate) mod connections;
 pub(crate) mod fan;
+pub(crate) mod front;
 pub(crate) mod log;
 pub(crate) mod observed;
 pub(crate) mod pair;
@@ -23,6 +24,7 @@ pub(crate) mod server;
 pub(crate) mod stream_endpoint;
 
 pub(crate) use fan::Fan;
+pub(crate) use front::Front;
 pub(crate) use log::Log;
 pub(crate) use observed::{observed, until_shown};
 pub(crate) use pair::Pair;

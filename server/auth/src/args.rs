@@ -249,7 +249,7 @@ impl AuthArgs {
         let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) else {
             return Ok(None);
         };
-        let tls = ServerTls::open(certificate, key, self.tls_client_ca.as_deref());
+        let tls = ServerTls::open(certificate, key, self.tls_client_ca.as_deref(), &[b"h2"]);
         tls.map(Some)
             .map_err(|reason| InvalidFlag::new("--tls-certificate", certificate.display(), reason))
     }

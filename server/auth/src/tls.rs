@@ -42,17 +42,34 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ServerTls(FromFiles<Arc<ServerConfig>>);
 
 impl ServerTls {
-    /// Reads the files, all PEM.
+    /// Reads the files, all PEM. `protocols` are spoken over it (ALPN).
     ///
     /// # Errors
     /// What cannot be used, for a person to read.
-    pub fn open(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Self, String> {
+    pub fn open(
+        certificate: &Path,
+        key: &Path,
+        client_ca: Option<&Path>,
+        protocols: &'static [&'static [u8]],
+    ) -> Result<Self, String> {
         let paths: Vec<PathBuf> = [Some(certificate), Some(key), client_ca]
             .into_iter()
             .flatten()
             .map(Path::to_path_buf)
             .collect();
-        FromFiles::open(paths, |contents| config(contents).map(Arc::new)).map(Self)
+        FromFiles::open(paths, move |contents| {
+            config(contents, protocols).map(Arc::new)
+        })
+        .map(Self)
+    }
+
+    /// Makes the handshake with what the files say now. Whoever calls sets a limit to it.
+    ///
+    /// # Errors
+    /// The caller's handshake is not accepted, or the connection broke.
+    pub async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let acceptor = TlsAcceptor::from((*self.0.current()).clone());
+        acceptor.accept(stream).await
     }
 
     /// Begins a connection with what the files say now.
@@ -68,7 +85,7 @@ impl ServerTls {
     }
 }
 
-fn config(contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
+fn config(contents: &[Vec<u8>], protocols: &[&[u8]]) -> Result<ServerConfig, String> {
     let chain = certificates(&contents[0], "the certificate")?;
     let key = private_key(&contents[1])?;
     let provider = Arc::new(default_provider());
@@ -88,7 +105,7 @@ fn config(contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|error| format!("certificate and key do not fit together: {error}"))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(config)
 }
 

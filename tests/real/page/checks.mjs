@@ -333,6 +333,14 @@ async function checkSocket(browser) {
     });
     holds(none === 0 && most === 2_000 && far === 20_000, `${none}, ${most}, ${far}`);
   });
+  await check("who is sent to another server comes back when it was told to", async () => {
+    const [told, far, ...others] = await page.evaluate(async () => {
+      const { retryAfterMs } = await import("/fan-socket.js");
+      const reasons = ['{"retry_after_ms":850}', '{"retry_after_ms":1e12}', "the connection is idle", "", "null", '{"retry_after_ms":-1}'];
+      return reasons.map(retryAfterMs);
+    });
+    holds(told === 850 && far === 60_000 && others.every((ms) => ms === null), `${told}, ${far}, ${others}`);
+  });
   await page.context().close();
   await check("every phone renews its connection before two hours, and says what it shows", async () => {
     const registered = [];

@@ -106,6 +106,22 @@ impl Fan {
         tokio::time::timeout(DEADLINE, closed).await.unwrap()
     }
 
+    /// How many texts came before the frame that the front closes with, and that.
+    pub(crate) async fn closed_after_texts(&mut self) -> (usize, Option<CloseFrame>) {
+        let mut texts = 0;
+        let closed = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Close(frame))) => return frame,
+                    Some(Ok(message)) => texts += usize::from(message.is_text()),
+                    Some(Err(_)) | None => return None,
+                }
+            }
+        };
+        let closed = tokio::time::timeout(DEADLINE, closed).await.unwrap();
+        (texts, closed)
+    }
+
     /// The code that the front closes with.
     pub(crate) async fn close_code(&mut self) -> u16 {
         self.closed().await.unwrap().code.into()

@@ -1,0 +1,159 @@
+//! A gateway's life: check the flags, bind, follow whoever leads, serve fans, send them away, end.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_auth::{Verifier, caller::Caller};
+use touchline_runtime::observe::{self, Shown};
+use touchline_store::tables::Store;
+
+use super::{bind, bind_fans, ready};
+use crate::{
+    config::GatewayArgs,
+    connections::{local::Local, writers::Writers},
+    fanout::{
+        components::Components,
+        own::{self, OwnFanOut, OwnFanOutOptions},
+    },
+    gateway::{self, Gateway, Places, Rates, welcome},
+    leader::{
+        Feeds,
+        follow::{Following, follow},
+    },
+    metrics::Metrics,
+    sessions::memory::Memory,
+};
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct RunningGateway {
+    /// Where fans connect.
+    pub fans_address: SocketAddr,
+    /// Where metrics and health are.
+    pub metrics_address: SocketAddr,
+    local: Arc<Local>,
+    feeds: Feeds,
+    metrics: Arc<Metrics>,
+    tracker: TaskTracker,
+}
+
+impl RunningGateway {
+    /// What it counts and measures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How many fans are connected.
+    pub fn fans(&self) -> usize {
+        self.local.count()
+    }
+
+    /// The newest states, as far as a leader was heard of.
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
+    }
+
+    /// Waits until all has ended after shutdown began.
+    pub async fn stopped(self) {
+        self.tracker.wait().await;
+    }
+}
+
+/// Checks the flags, binds every socket, and runs until `shutdown`.
+///
+/// # Errors
+/// A flag that cannot be used or an address that cannot be had, named with its flag.
+pub async fn start_gateway(
+    args: GatewayArgs,
+    store: Store,
+    shutdown: CancellationToken,
+) -> anyhow::Result<RunningGateway> {
+    args.validate()?;
+    let caller = Caller::open(&args.caller)?;
+    let verifier = Verifier::open(&args.auth)?.map(Arc::new);
+    let components = Components::new(&args.server, args.server_timeout, caller.clone())?;
+    let tls = args.fan_access.tls()?;
+    let fans = bind_fans(args.fans_listen)?;
+    let observed = bind("--metrics-listen", args.metrics_listen).await?;
+
+    let (metrics, registry) = Metrics::new();
+    let metrics = Arc::new(metrics);
+    let local = Arc::new(Local::default());
+    let sessions = Arc::new(Memory::new(local.clone()));
+    let following = Following {
+        store,
+        caller,
+        followed: watch::Sender::new(None),
+    };
+    let feeds = Feeds {
+        led: watch::Sender::new(None).subscribe(),
+        followed: following.followed.subscribe(),
+    };
+    let running = RunningGateway {
+        fans_address: fans.local_addr()?,
+        metrics_address: observed.local_addr()?,
+        local: local.clone(),
+        feeds: feeds.clone(),
+        metrics: metrics.clone(),
+        tracker: TaskTracker::new(),
+    };
+    let fan_out = OwnFanOut {
+        sessions: sessions.clone(),
+        components: components.clone(),
+        options: OwnFanOutOptions {
+            batch_consumers: args.batch_consumers,
+            batches_at_once: args.batches_at_once,
+            push_deadline: args.push_deadline,
+        },
+        metrics: metrics.clone(),
+    };
+    // Fans who are still here are served until the last of them was sent away.
+    let drained = CancellationToken::new();
+    let shown = Shown {
+        registry,
+        ready: ready(feeds.clone(), shutdown.clone()),
+    };
+    let tracker = running.tracker.clone();
+    tracker.spawn(observe::serve(observed, shown, drained.clone()));
+    let pushing = {
+        let fan_out = Arc::new(fan_out);
+        async move {
+            // Nobody here waits to lead.
+            let vacant = Notify::new();
+            tokio::join!(
+                follow(&following, &vacant),
+                own::follow(fan_out, &following.followed)
+            );
+        }
+    };
+    tracker.spawn(drained.clone().run_until_cancelled_owned(pushing));
+    let (welcome, arrivals) = welcome();
+    let gateway = Gateway {
+        sessions,
+        local,
+        writers: Writers::new(),
+        feeds,
+        components,
+        welcome,
+        stage: args.stage,
+        endpoint: String::new(),
+        places: Places::new(&args.fans),
+        rates: Rates::new(&args.fans),
+        tls,
+        access: args.fan_access,
+        limits: args.fans,
+        // They cost nothing here.
+        session_calls: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        metrics,
+        verifier,
+    };
+    // A fan who does not listen when told goodbye holds the others up no longer than this.
+    let drain = args.drain_timeout.max(Duration::from_secs(2));
+    tracker.spawn(async move {
+        gateway::serve(Arc::new(gateway), arrivals, fans, shutdown, drain).await;
+        drained.cancel();
+    });
+    tracker.close();
+    Ok(running)
+}
