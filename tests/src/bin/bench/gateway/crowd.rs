@@ -42,7 +42,8 @@ pub(super) enum Command {
     },
     /// The file is complete: [`Said::Ready`].
     Recorded,
-    /// All connections are lost at once, and everybody comes back: [`Said::Returned`].
+    /// All connections are lost at once, [`Said::Ready`], and everybody comes back:
+    /// [`Said::Returned`].
     Return {
         /// Whether they say which set they show.
         with_set_id: bool,
@@ -252,9 +253,9 @@ impl Crowd {
         self.order(&Command::Recorded).await
     }
 
-    /// All connections are lost at once, and everybody comes back.
+    /// All connections are lost at once, which they are when this returns, and everybody comes back.
     pub(super) async fn lose_all(&mut self, with_set_id: bool) -> Result<()> {
-        self.tell(&Command::Return { with_set_id }).await
+        self.order(&Command::Return { with_set_id }).await
     }
 
     /// Waits until everybody is back and is shown the newest change.

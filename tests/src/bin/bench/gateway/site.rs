@@ -40,6 +40,13 @@ const PAGE: usize = 500;
 /// Pause between two looks at something that is to come about.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Flags of a gateway to whom all fans come from one address, and many are one consumer.
+const LIMITS: [(&str, &str); 3] = [
+    ("--handshakes-per-address", "1000000"),
+    ("--messages-per-address", "1000000"),
+    ("--messages-per-consumer", "1000000"),
+];
+
 /// Who holds the fans' connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Front {
@@ -102,7 +109,8 @@ impl Site {
             Service::start(("server", "touchline-server"), &flags, messages).await?;
         let server_url = format!("http://{}", text(&listens, "address")?);
         let mut flags = adapter_flags(&dynamodb.endpoint, &server_url);
-        flags.push(("--fans-listen", ANY));
+        // A machine that is busy for a moment is no reason to have another term, and messages twice.
+        flags.extend([("--fans-listen", ANY), ("--lease-duration", "10s")]);
         let (leader, [_]) =
             Service::start(("leader", "touchline-push"), &flags, ["started"]).await?;
         let deadlines = Deadlines {
@@ -134,7 +142,10 @@ impl Site {
                 ("gateway", ""),
                 ("--dynamodb-endpoint", endpoint),
                 ("--server", server),
-            ],
+            ]
+            .into_iter()
+            .chain(LIMITS)
+            .collect(),
             Front::NeverLead => {
                 let mut flags = adapter_flags(endpoint, server);
                 flags.push(("--never-lead", ""));

@@ -36,7 +36,7 @@ pub(super) struct Connection {
 }
 
 /// What came over a connection.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event<'a> {
     /// The handshake is through.
     Open,
@@ -89,8 +89,8 @@ impl Connection {
     /// The socket may have room: goes on with what is under way.
     pub(super) fn writable(&mut self, host: &str, path: &str) -> Result<(), Ended> {
         if self.phase == Phase::Connecting {
-            if let Some(error) = self.stream.take_error().map_err(ended)? {
-                return Err(ended(error));
+            if let Some(error) = self.stream.take_error().map_err(Ended::from)? {
+                return Err(Ended::from(error));
             }
             if self.stream.peer_addr().is_err() {
                 return Ok(());
@@ -98,11 +98,11 @@ impl Connection {
             self.phase = Phase::Shaking;
             let _ = self.stream.set_nodelay(true);
             let handshake = frames::handshake(host, path);
-            return self.send(handshake.as_bytes()).map_err(ended);
+            return self.send(handshake.as_bytes()).map_err(Ended::from);
         }
         if !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
-            self.send(&unsent).map_err(ended)?;
+            self.send(&unsent).map_err(Ended::from)?;
         }
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Connection {
                 Ok(length) => Ok(Some(length)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(ended(error)),
+                Err(error) => Err(Ended::from(error)),
             };
         }
     }
@@ -159,7 +159,7 @@ impl Connection {
                 Kind::Text => on(self, Event::Text(payload))?,
                 Kind::Ping => {
                     if let Err(error) = self.send(&frames::pong(payload)) {
-                        return Ok(Err(ended(error)));
+                        return Ok(Err(Ended::from(error)));
                     }
                     on(self, Event::Ping)?;
                 }
@@ -192,10 +192,6 @@ fn stalling(address: SocketAddr) -> io::Result<TcpStream> {
 /// What the system says of a connection that is being opened.
 const EINPROGRESS: i32 = 115;
 
-fn ended(error: io::Error) -> Ended {
-    Ended(error.to_string())
-}
-
 /// What a close frame says.
 fn closed(payload: &[u8]) -> String {
     match payload.split_first_chunk::<2>() {
@@ -209,6 +205,6 @@ fn closed(payload: &[u8]) -> String {
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
-        ended(error)
+        Self(error.to_string())
     }
 }

@@ -154,3 +154,104 @@ impl Judge {
         format!("{expected} in state {state}, but {is}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use touchline_client::proto;
+
+    use super::*;
+    use crate::gateway::book::Consumer;
+
+    fn set(item: &str) -> proto::ComponentSet {
+        let component = proto::Component {
+            item_type: "PLAYER".to_owned(),
+            item_id: item.to_owned(),
+            rank: 1,
+            score: 0.5,
+            ..proto::Component::default()
+        };
+        let mut set = proto::ComponentSet {
+            set_id: "00000000000000a0".to_owned(),
+            components: vec![component],
+            ..proto::ComponentSet::default()
+        };
+        set.set_origin(proto::Origin::Personalize);
+        set
+    }
+
+    /// Two consumers, who are shown `CONSUMER-STATE`.
+    fn judge(is_positioned: bool) -> Judge {
+        let mut book = Book::default();
+        let mut consumers = [Consumer::new("ann"), Consumer::new("bob")];
+        for state in 0..STATES {
+            let version = format!("v{state}");
+            for consumer in &mut consumers {
+                let item = format!("{}-{state}", consumer.consumer_id);
+                consumer.note(state, &version, "r", &set(&item));
+            }
+            book.versions.push(version);
+        }
+        book.consumers = consumers.into();
+        let mut judge = Judge::new(book, is_positioned);
+        judge.announce(7, 0);
+        judge.announce(8, 1);
+        judge
+    }
+
+    fn message(item: &str, state: usize, sequence: &str) -> String {
+        format!(
+            r#"{{"type":"components","event_id":"1","version":"v{state}","set_id":"00000000000000a0","epoch":"e","sequence":"{sequence}","origin":"personalize","freshness":"cached","recommendation_id":"r","components":[{{"item_type":"PLAYER","item_id":"{item}","rank":1,"score":0.5,"attributes":{{}}}}]}}"#
+        )
+    }
+
+    fn second(judge: &mut Judge, message: &str) -> Result<(u32, usize), String> {
+        let change = judge.change(0, Protocol::Second, message.as_bytes());
+        change.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_message_is_right_the_first_time_and_every_time() {
+        let mut judge = judge(true);
+        for _ in 0..2 {
+            assert_eq!(second(&mut judge, &message("ann-0", 0, "10")), Ok((7, 0)));
+            assert_eq!(second(&mut judge, &message("ann-1", 1, "11")), Ok((8, 1)));
+        }
+        assert_eq!(judge.set_id(0, 1).as_deref(), Some("00000000000000a0"));
+        assert_eq!(judge.set_id(1, 1), None);
+    }
+
+    #[test]
+    fn another_consumers_or_states_set_is_named() {
+        let mut judge = judge(true);
+        for _ in 0..2 {
+            let wrong = second(&mut judge, &message("bob-1", 1, "11")).unwrap_err();
+            assert_eq!(wrong, "not the set of ann in state 1, but bob's in state 1");
+            let bobs = message("bob-1", 1, "11");
+            let wrong = judge.change(1, Protocol::Second, bobs.as_bytes());
+            assert_eq!(wrong.unwrap(), (8, 1));
+            let wrong = second(&mut judge, &message("ann-0", 1, "11"));
+            assert!(wrong.is_err());
+            // A right one in between changes nothing.
+            assert!(second(&mut judge, &message("ann-1", 1, "11")).is_ok());
+        }
+    }
+
+    #[test]
+    fn protocol_1_is_known_by_what_it_shows_in_the_newest_state() {
+        let mut judge = judge(true);
+        let mut first = |text: &str| judge.change(0, Protocol::First, text.as_bytes());
+        assert_eq!(first(r#"{"PLAYER": "ann-1"}"#).unwrap(), (8, 1));
+        let wrong = first(r#"{"PLAYER": "bob-1"}"#).unwrap_err().to_string();
+        assert_eq!(wrong, "not the set of ann in state 1, but bob's in state 1");
+        let old = first(r#"{"PLAYER": "ann-0"}"#).unwrap_err().to_string();
+        assert_eq!(old, "not the set of ann in state 1, but ann's in state 0");
+    }
+
+    #[test]
+    fn without_positions_only_the_newest_state_may_come() {
+        let mut judge = judge(false);
+        assert_eq!(second(&mut judge, &message("ann-1", 1, "3")), Ok((8, 1)));
+        let old = second(&mut judge, &message("ann-0", 0, "3"));
+        assert_eq!(old, Err("state 0 instead of 1".to_owned()));
+    }
+}

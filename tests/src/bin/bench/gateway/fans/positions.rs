@@ -3,8 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 
-/// Changes and positions that are remembered: a message can be older than so many only by a fault.
-const REMEMBERED: usize = 64;
+/// Changes and positions that are remembered: who stalls is shown what is as old as they stalled.
+const REMEMBERED: usize = 20_000;
 
 /// What was announced, and where it stands.
 #[derive(Debug, Default)]
