@@ -38,6 +38,7 @@ pub(crate) async fn run() -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct DynamoDb {
     pub(crate) endpoint: String,
+    pub(crate) pid: u32,
     _child: Child,
     _stdin: Option<ChildStdin>,
 }
@@ -59,6 +60,7 @@ impl DynamoDb {
         let Ready { endpoint } = serde_json::from_str(&line)?;
         Ok(Self {
             endpoint,
+            pid: child.id().context("it has not ended")?,
             _stdin: child.stdin.take(),
             _child: child,
         })

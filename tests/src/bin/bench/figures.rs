@@ -51,6 +51,21 @@ impl Figure {
         }
     }
 
+    /// How it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.figure
+    }
+
+    /// The value with its unit, for a person to read.
+    pub(crate) fn value(&self) -> String {
+        format!("{} {}", short(self.value), self.unit)
+    }
+
+    /// Value over baseline, where there is one.
+    pub(crate) fn ratio(&self) -> Option<String> {
+        self.ratio.map(short)
+    }
+
     /// Under a name of its own, rather than one that says the quantile.
     pub(crate) fn called(mut self, figure: impl Into<String>) -> Self {
         self.figure = figure.into();

@@ -4,6 +4,7 @@
 mod change;
 mod dynamodb;
 mod figures;
+mod gateway;
 mod load;
 mod personalize;
 mod prototype;
@@ -11,6 +12,7 @@ mod service;
 mod serving;
 mod system;
 mod takeover;
+mod tally;
 
 use std::time::Duration;
 
@@ -40,6 +42,7 @@ enum Name {
     Serving(serving::Args),
     Personalize(personalize::Args),
     Takeover(takeover::Args),
+    Gateway(gateway::Args),
     /// The fans of a measurement, in a process of their own
     #[command(hide = true)]
     Load(load::Args),
@@ -49,6 +52,12 @@ enum Name {
     /// A server that does nothing but send what it is given, in a process of its own
     #[command(hide = true)]
     Bare(serving::bare::Args),
+    /// Fans who hold each message against what they have to be shown, in a process of their own
+    #[command(hide = true)]
+    Crowd(gateway::fans::Args),
+    /// A WebSocket server that does nothing but send what it is given, in a process of its own
+    #[command(hide = true)]
+    BareFront,
     /// A DynamoDB, in a process of its own
     #[command(hide = true)]
     DynamoDb,
@@ -61,9 +70,12 @@ async fn main() -> Result<()> {
         Name::Serving(args) => Box::pin(within(args.run_max(), serving::run(args))).await,
         Name::Personalize(args) => Box::pin(within(args.run_max(), personalize::run(args))).await,
         Name::Takeover(args) => Box::pin(within(args.run_max(), takeover::run(args))).await,
+        Name::Gateway(args) => Box::pin(within(args.run_max(), gateway::run(args))).await,
         Name::Load(args) => load::run(args).await,
         Name::Fans(args) => takeover::fans::run(args).await,
         Name::Bare(args) => serving::bare::run(args).await,
+        Name::Crowd(args) => gateway::fans::run(args),
+        Name::BareFront => gateway::bare::run().await,
         Name::DynamoDb => dynamodb::run().await,
     }
 }

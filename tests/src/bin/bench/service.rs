@@ -38,7 +38,7 @@ type Log = Arc<Mutex<VecDeque<String>>>;
 pub(crate) struct Service {
     name: String,
     child: Child,
-    pid: u32,
+    pub(crate) pid: u32,
     log: Log,
     // What it logs is read to its end, so that it never waits for a reader.
     _reading: AbortOnDropHandle<()>,

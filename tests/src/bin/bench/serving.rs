@@ -9,20 +9,19 @@ use clap::{ValueEnum, builder::RangedU64ValueParser};
 use self::{
     bare::{Bare, Holds},
     script::Script,
-    tally::Tally,
     touchline::{MATCH_EVENTS, Touchline},
 };
 use crate::{
     change,
     figures::{self, Figure},
     system::DEADLINE,
+    tally::Tally,
 };
 
 pub(crate) mod bare;
 mod calls;
 mod raw;
 mod script;
-mod tally;
 mod touchline;
 mod watch;
 

@@ -109,10 +109,7 @@ impl System {
 
     /// Memory that it holds resident, in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kibibytes.context("no VmRSS")?.trim().parse::<u64>()? * 1_024)
+        resident_bytes_of(self.pid)
     }
 
     /// Kills it: nothing of it is kept.
@@ -172,6 +169,14 @@ pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let ticks = ticks(&stat).with_context(|| format!("not a stat line: {stat}"))?;
     Ok(Duration::from_millis(ticks * 1_000 / TICKS_A_SECOND))
+}
+
+/// Memory that a process holds resident, in bytes.
+pub(crate) fn resident_bytes_of(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kibibytes.context("no VmRSS")?.trim().parse::<u64>()? * 1_024)
 }
 
 /// One of Touchline's binaries, beside this one.

@@ -19,10 +19,9 @@ use super::{
     bare::Bare,
     raw::{GET_COMPONENTS, Raw, path},
     script::{Script, called},
-    tally::Slice,
     touchline::{EVENT, Touchline},
 };
-use crate::service::Service;
+use crate::{service::Service, tally::Slice};
 
 /// Consumers who are asked for, in turn.
 pub(super) const CONSUMERS: usize = 100;

@@ -20,10 +20,9 @@ use super::{
     raw::{Raw, WATCH_EVENT, path},
     script::{Script, watched},
     state_number,
-    tally::Slice,
     touchline::{EVENT, MATCH_EVENTS, Touchline},
 };
-use crate::system::DEADLINE;
+use crate::{system::DEADLINE, tally::Slice};
 
 /// Messages that wait to be looked at.
 const MESSAGES_MAX: usize = 4_096;

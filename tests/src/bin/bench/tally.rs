@@ -5,33 +5,35 @@ use std::time::Duration;
 use crate::figures::{Figure, Latencies};
 
 /// What one slice came to.
-pub(super) struct Slice {
+#[derive(Debug, Clone)]
+pub(crate) struct Slice {
     /// Answers that came.
-    pub(super) answers: u64,
+    pub(crate) answers: u64,
     /// Processor time of the server process.
-    pub(super) cpu: Duration,
+    pub(crate) cpu: Duration,
     /// From the slice's beginning to its end.
-    pub(super) wall: Duration,
+    pub(crate) wall: Duration,
     /// How long each answer, or each change, took.
-    pub(super) latencies: Vec<Duration>,
+    pub(crate) latencies: Vec<Duration>,
 }
 
 /// All slices of one server.
-pub(super) struct Tally(Vec<Slice>);
+#[derive(Debug)]
+pub(crate) struct Tally(Vec<Slice>);
 
 impl Tally {
     /// None yet.
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Vec::new())
     }
 
     /// One more.
-    pub(super) fn add(&mut self, slice: Slice) {
+    pub(crate) fn add(&mut self, slice: Slice) {
         self.0.push(slice);
     }
 
     /// Answers for each second of the server's processor time; least and most of a slice beside it.
-    pub(super) fn a_cpu_second(
+    pub(crate) fn a_cpu_second(
         &self,
         name: impl Into<String>,
         unit: &'static str,
@@ -40,8 +42,27 @@ impl Tally {
         self.answers_by(|slice| slice.cpu, name.into(), unit, baseline)
     }
 
+    /// Processor time of an answer, in microseconds; least and most of a slice beside it.
+    pub(crate) fn cpu_an_answer_us(&self, name: impl Into<String>, baseline: &Self) -> Figure {
+        let each = self
+            .0
+            .iter()
+            .map(|slice| an_answer_us(slice.cpu, slice.answers));
+        let each: Vec<f64> = each.collect();
+        let answers = self.0.iter().map(|slice| slice.answers).sum();
+        Figure::one(name, self.an_answer_us(), "µs", answers)
+            .within(&each)
+            .against(baseline.an_answer_us())
+    }
+
+    /// Processor time of an answer, in microseconds.
+    pub(crate) fn an_answer_us(&self) -> f64 {
+        let cpu = self.0.iter().map(|slice| slice.cpu).sum();
+        an_answer_us(cpu, self.0.iter().map(|slice| slice.answers).sum())
+    }
+
     /// Answers a second.
-    pub(super) fn a_second(
+    pub(crate) fn a_second(
         &self,
         name: impl Into<String>,
         unit: &'static str,
@@ -51,7 +72,7 @@ impl Tally {
     }
 
     /// Half of the latencies, and all but one in a hundred.
-    pub(super) fn quantiles(&self, name: &str, baseline: &Self) -> [Figure; 2] {
+    pub(crate) fn quantiles(&self, name: &str, baseline: &Self) -> [Figure; 2] {
         let (latencies, baseline) = (self.latencies(), baseline.latencies());
         [0.5, 0.99].map(|quantile| {
             Figure::quantile(name, &latencies, quantile).against(baseline.quantile_ms(quantile))
@@ -78,13 +99,18 @@ impl Tally {
         rate(answers, self.0.iter().map(time).sum())
     }
 
-    fn latencies(&self) -> Latencies {
+    /// How long each answer, or each change, took.
+    pub(crate) fn latencies(&self) -> Latencies {
         let mut latencies = Latencies::new();
         for latency in self.0.iter().flat_map(|slice| &slice.latencies) {
             latencies.record(*latency);
         }
         latencies
     }
+}
+
+fn an_answer_us(cpu: Duration, answers: u64) -> f64 {
+    cpu.as_secs_f64() * 1e6 / answers.max(1) as f64
 }
 
 fn rate(count: u64, time: Duration) -> f64 {
