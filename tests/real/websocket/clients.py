@@ -284,12 +284,12 @@ def the_clients_own_ways():
         pongs = []
 
         def pieces():
-            for piece in NAMED["registration"]:
-                pongs.append(fan.ping())
+            for index, piece in enumerate(NAMED["registration"]):
+                # More of them would be a flood.
+                if index % 10 == 0:
+                    pongs.append(fan.ping())
                 yield piece
 
-        pieces_sent = list(NAMED["registration"])
-        assert len(pieces_sent) < 100, "more would be a flood"
         fan.send(pieces())
         assert fan.recv(timeout=DEADLINE_SECONDS) == NAMED["registered"]
         assert all(pong.wait(DEADLINE_SECONDS) for pong in pongs)
@@ -336,7 +336,9 @@ def no_pong_stands_within_a_message():
     texts = [chr(ord("a") + index) * 131072 for index in range(24)]
     for index, text in enumerate(texts):
         post(connection_id, text)
-        wire.send(Frame(Opcode.PING, b"%d" % index).serialize(mask=True))
+        # More of them would be a flood.
+        if index % 4 == 3:
+            wire.send(Frame(Opcode.PING, b"%d" % index).serialize(mask=True))
     received, pongs = [], []
     for frame in wire.answers():
         # A pong may stand for those before it (RFC 6455, 5.5.3).
