@@ -51,6 +51,35 @@ python_with() {
     printf '%s\n' "$folder/bin/python"
 }
 
+# A folder with these packages of the npm registry: node_with NAME PACKAGE@VERSION...
+# Prints its node_modules. One folder for each set of versions.
+node_with() {
+    local name="$1" folder
+    shift
+    need node
+    need npm
+    folder="$TOUCHLINE_TOOLS/node-$name-$(printf '%s ' "$@" | cksum | cut -d' ' -f1)"
+    if [ ! -e "$folder/complete" ]; then
+        rm -rf "$folder"
+        mkdir -p "$folder"
+        npm install --prefix "$folder" --ignore-scripts --no-audit --no-fund --loglevel error \
+            "$@" >&2 || die "cannot install $*"
+        touch "$folder/complete"
+    fi
+    printf '%s\n' "$folder/node_modules"
+}
+
+# Debian's Chromium, installed where it is absent. Prints its path.
+chromium() {
+    local chromium="${CHROMIUM:-/usr/bin/chromium}"
+    if [ ! -x "$chromium" ]; then
+        apt-get update --quiet >&2 || true
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet chromium >&2 ||
+            die "no $chromium (Debian: apt-get install chromium; CHROMIUM names another)"
+    fi
+    printf '%s\n' "$chromium"
+}
+
 # As many free loopback ports as asked for, different ones, from below the range that the system
 # gives to outgoing connections.
 free_ports() {
@@ -187,8 +216,8 @@ start_services() {
     done
 }
 
-# Runs a Python file of checks, which prints them and ends with "PASSED FAILED":
-# counted WHAT PYTHON FILE
+# Runs a file of checks, which prints them and ends with "PASSED FAILED":
+# counted WHAT INTERPRETER FILE
 counted() {
     local script_passed script_failed
     printf '%s\n' "-- $1"
