@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 async fn serve(
     server: ServerArgs,
     store: &StoreArgs,
-    follow: impl AsyncFn(&Running),
+    follow: impl AsyncFnOnce(&Running),
 ) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let serving = async {
