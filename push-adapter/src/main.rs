@@ -138,7 +138,7 @@ mod parameters {
 
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
     use touchline_push::connections::api_gateway::ApiGateway;
-    use touchline_store::parameters::{ParameterArgs, ParameterStore};
+    use touchline_store::parameters::{ParameterArgs, ParameterStore, Parameters};
 
     /// Follows them until shutdown. A flag that is given wins, and nothing is read then.
     pub(super) async fn follow(
@@ -151,25 +151,16 @@ mod parameters {
         let tasks = TaskTracker::new();
         let parameters = ParameterStore::connect(&args, region.as_deref()).await;
         if let Some(parameters) = parameters.filter(|_| !is_flagged) {
-            let mut known = None;
             let following = async move {
+                let mut following = parameters.follow(args.ssm_refresh, Parameters::default());
+                let mut known = None;
                 loop {
-                    match parameters.read().await {
-                        Ok(read) => {
-                            let endpoint = read.api_gateway_endpoint();
-                            if endpoint != known {
-                                tracing::info!(
-                                    ?endpoint,
-                                    "API Gateway's endpoint, by its parameters"
-                                );
-                                api_gateway.move_default(endpoint.as_deref());
-                                known = endpoint;
-                            }
-                        }
-                        // What was read last stands.
-                        Err(error) => tracing::warn!(%error, "the parameters cannot be read"),
+                    let endpoint = following.changed().await.api_gateway_endpoint();
+                    if endpoint != known {
+                        tracing::info!(?endpoint, "API Gateway's endpoint, by its parameters");
+                        api_gateway.move_default(endpoint.as_deref());
+                        known = endpoint;
                     }
-                    tokio::time::sleep(args.ssm_refresh).await;
                 }
             };
             tasks.spawn(shutdown.run_until_cancelled_owned(following));

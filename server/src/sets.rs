@@ -1,7 +1,10 @@
 //! Which components a consumer sees: a ranking, moderated over the catalog. Does not know events
 //! apart from their context, nor messages.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
@@ -53,7 +56,7 @@ pub struct Sets {
     rankings: Arc<Rankings>,
     moderation: Moderation,
     context_keys: Vec<String>,
-    num_results_default: NumResults,
+    num_results_default: RwLock<NumResults>,
     /// Of questions that name none of their own.
     refinement: Arc<Refinement>,
     standings: Standings,
@@ -77,7 +80,7 @@ impl Sets {
             rankings,
             moderation,
             context_keys,
-            num_results_default,
+            num_results_default: RwLock::new(num_results_default),
             refinement: Arc::new(refinement),
             standings: Standings::default(),
             prefetcher: None,
@@ -159,13 +162,25 @@ impl Sets {
         }
     }
 
+    /// A recommender is asked for so many items from now on, where the caller does not say.
+    pub fn ask_for(&self, num_results: NumResults) {
+        // No code that holds the lock can panic half-way through a change.
+        let default = self.num_results_default.write();
+        *default.unwrap_or_else(PoisonError::into_inner) = num_results;
+    }
+
+    fn num_results_default(&self) -> NumResults {
+        let default = self.num_results_default.read();
+        *default.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many items a recommender is asked for; 0 means the default.
     pub fn num_results(&self, wanted: u32, refinement: &Refinement) -> usize {
         if wanted > 0 {
             return wanted as usize;
         }
         let items = self.catalog.current().map_or(0, |catalog| catalog.len());
-        let default = self.num_results_default.of(items);
+        let default = self.num_results_default().of(items);
         match refinement.metadata_columns.is_empty() {
             true => default,
             false => default.min(NUM_RESULTS_WITH_METADATA_MAX),

@@ -25,7 +25,7 @@ use touchline_store::tables::Store;
 
 use crate::{
     catalog::CatalogCache,
-    config::ServerArgs,
+    config::{InvalidFlag, ServerArgs},
     counters::Counters,
     impressions::Impressions,
     layers::{
@@ -36,6 +36,7 @@ use crate::{
     metrics::Metrics,
     moderation::Moderation,
     policies::PolicyFile,
+    recommend::personalize::{PersonalizeConfig, PersonalizeRecommender},
     service::{
         Api,
         guard::{self, Guarded},
@@ -75,6 +76,8 @@ pub struct Running {
     pub counters: Arc<Counters>,
     /// The event states that this server knows of.
     pub events: Arc<Events>,
+    sets: Arc<Sets>,
+    personalize: Option<PersonalizeRecommender>,
     tasks: TaskTracker,
     ready: watch::Receiver<bool>,
     outcome: oneshot::Receiver<anyhow::Result<()>>,
@@ -90,6 +93,22 @@ impl Running {
         let mut ready = self.ready.clone();
         let waited = ready.wait_for(|ready| *ready).await;
         waited.context("the server stopped before it was ready")?;
+        Ok(())
+    }
+
+    /// What is asked of Personalize from now on is as these arguments say: the campaign or recommender
+    /// and its region, unless a file names it, and the number of results. Nothing else of them is
+    /// looked at. Rankings given before are out of date if it is another campaign.
+    pub async fn ask_as(&self, args: &ServerArgs) -> Result<(), InvalidFlag> {
+        if let Some(personalize) = &self.personalize
+            && args.serving.campaign_file.is_none()
+        {
+            let PersonalizeConfig { target, region, .. } = args.personalize()?;
+            if personalize.retarget(target.clone(), Some(&region)).await {
+                tracing::info!(arn = target.arn(), region, "another campaign is asked");
+            }
+        }
+        self.sets.ask_for(args.num_results);
         Ok(())
     }
 
@@ -147,6 +166,7 @@ pub async fn start(
         rankings,
         prefetcher,
         ranker,
+        personalize,
     } = opening.await?;
     let listener = listen("--listen", args.listen).await?;
     let grpc_address = listener.local_addr()?;
@@ -166,7 +186,7 @@ pub async fn start(
         None => sets,
     };
     let sets = Arc::new(sets);
-    let observer = sets.clone();
+    let (observer, asking) = (sets.clone(), sets.clone());
     let events = Events::new(store.clone(), counters.clone());
     let events = events.told(Box::new(move |change| match change {
         Change::State(seen) => drop(observer.situation(seen)),
@@ -242,6 +262,8 @@ pub async fn start(
         metrics_address,
         counters,
         events,
+        sets: asking,
+        personalize,
         tasks,
         ready: receiver,
         outcome,

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, future::join_all, stream};
+use futures::{
+    StreamExt,
+    future::{join_all, select_all},
+    stream,
+};
 
 use tokio_util::sync::CancellationToken;
 use touchline_push::{
@@ -200,6 +204,65 @@ async fn slow_gone_and_refused_connections_hold_up_nobody_else() {
         let last = served.into_iter().max().unwrap();
         println!("figure: {turn}, the last of 500 healthy connections after {last:?}");
     }
+}
+
+/// By order, not by time: posts that are never answered are still under way when everybody else's are
+/// done.
+#[tokio::test]
+async fn everybody_else_is_served_before_a_connection_that_hangs_is_given_up() {
+    let stand_in = StandIn::start(&[]).await;
+    let (front, limits) = front(&stand_in, 8, 10_000.0, DEADLINE * 2);
+    let hanging = ["hangs-1", "hangs-2", "hangs-3", "hangs-4"];
+    for connection in hanging {
+        stand_in.conduct(connection, Conduct::Hang);
+    }
+    // Two posts to each: the second one waits for the first one's turn to end, and for nothing else.
+    let twice = hanging.iter().chain(&hanging);
+    let hanging = join_all(twice.map(async |connection| post(&front, &limits, connection).await));
+    let everybody_else = async {
+        eventually(|| async { stand_in.posted().len() == 4 }).await;
+        everybody_is_served(&front, &limits).await;
+    };
+    tokio::select! {
+        posted = hanging => panic!("given up before the others were served: {posted:?}"),
+        () = everybody_else => {}
+    }
+    let hanging = stand_in
+        .posted()
+        .into_iter()
+        .filter(|posted| posted.connection.starts_with("hangs"));
+    assert_eq!(hanging.count(), 4, "one post in flight a connection");
+}
+
+/// The same where there are as many slow connections as posts that may be in flight.
+#[tokio::test]
+async fn connections_that_are_known_to_be_slow_leave_room_for_everybody_else() {
+    let stand_in = StandIn::start(&[]).await;
+    let (front, limits) = front(&stand_in, 2, 10_000.0, DEADLINE * 2);
+    for connection in ["slow-1", "slow-2"] {
+        stand_in.conduct(connection, Conduct::Status(429));
+        assert_eq!(
+            post(&front, &limits, connection).await,
+            Err(PostError::Throttled)
+        );
+        stand_in.conduct(connection, Conduct::Hang);
+    }
+    // One of them has the lane of the slow ones, and the other is left for the next walk.
+    let slow = ["slow-1", "slow-2"].map(|connection| Box::pin(post(&front, &limits, connection)));
+    let (left, _, still_under_way) = select_all(slow).await;
+    assert_eq!(left, Err(PostError::Throttled));
+    tokio::select! {
+        posted = select_all(still_under_way) => panic!("given up first: {:?}", posted.0),
+        () = everybody_is_served(&front, &limits) => {}
+    }
+}
+
+async fn everybody_is_served(front: &ApiGateway, limits: &Limits) {
+    let posts = stream::iter((0..200).map(|number| format!("fan-{number}")))
+        .map(async |fan| post(front, limits, &fan).await.unwrap())
+        .buffer_unordered(32)
+        .collect::<Vec<_>>();
+    tokio::time::timeout(DEADLINE, posts).await.unwrap();
 }
 
 #[tokio::test]

@@ -41,24 +41,6 @@ async fn the_path_is_the_stage_and_anything_else_is_forbidden() {
     }
 }
 
-#[tokio::test]
-async fn a_binary_message_closes_with_1003() {
-    let world = World::start().await;
-    let mut fan = world.fan().await;
-    fan.send(Message::binary(vec![1, 2, 3])).await;
-    assert_eq!(fan.close_code().await, 1003);
-}
-
-#[tokio::test]
-async fn a_frame_over_32_kb_closes_with_1009() {
-    let world = World::start().await;
-    let mut fan = world.fan().await;
-    fan.send(Message::text("x".repeat(32 << 10))).await;
-    assert_eq!(fan.hear().await, json!(DEFAULT));
-    fan.send(Message::text("x".repeat((32 << 10) + 1))).await;
-    assert_eq!(fan.close_code().await, 1009);
-}
-
 const DEFAULT: &str = "this is default route. please use right action key";
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod api_gateway;
 mod api_gateway_faults;
 mod auth;
+mod conformance;
 mod fan_out;
 mod gateway;
 mod gateway_hostile;
@@ -19,7 +20,6 @@ mod metrics;
 mod parameters;
 mod process;
 mod replicas;
-mod routes;
 mod stream_faults;
 mod support;
 mod takeover;

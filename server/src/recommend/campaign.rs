@@ -28,7 +28,7 @@ pub async fn follow(
             }
             match Target::parse(text.trim()) {
                 Some(target) if target.region() == region => {
-                    if recommender.retarget(target.clone()) {
+                    if recommender.retarget(target.clone(), None).await {
                         let arn = target.arn();
                         tracing::info!(arn, "another campaign is asked");
                     }

@@ -93,49 +93,61 @@ impl Target {
 /// A Personalize campaign, or recommender.
 #[derive(Debug, Clone)]
 pub struct PersonalizeRecommender {
+    asked: Arc<RwLock<Arc<Asked>>>,
+}
+
+/// What is asked at a time.
+#[derive(Debug)]
+struct Asked {
+    config: PersonalizeConfig,
     client: Client,
-    /// With how often it was changed.
-    target: Arc<RwLock<(Target, u64)>>,
+    /// How often it was changed.
+    generation: u64,
 }
 
 impl PersonalizeRecommender {
     /// A client whose connections are kept open; no call is made.
     pub async fn connect(config: &PersonalizeConfig) -> Self {
-        let shared = touchline_store::aws::sdk_config(
-            Some(&config.region),
-            config.endpoint.as_deref(),
-            config.timeout,
-        )
-        .await;
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT.min(config.timeout))
-            .operation_attempt_timeout(config.timeout)
-            .operation_timeout(config.timeout)
-            .build();
-        let runtime = Builder::from(&shared)
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts)
-            .build();
+        let asked = Asked {
+            client: client(config).await,
+            config: config.clone(),
+            generation: 0,
+        };
         Self {
-            client: Client::from_conf(runtime),
-            target: Arc::new(RwLock::new((config.target.clone(), 0))),
+            asked: Arc::new(RwLock::new(Arc::new(asked))),
         }
     }
 
-    /// Asks another campaign from now on; what was answered before is out of date. False when it is
-    /// the one that is asked already.
-    pub fn retarget(&self, target: Target) -> bool {
-        let mut current = self.target.write().unwrap_or_else(PoisonError::into_inner);
-        if current.0 == target {
+    /// Asks another campaign from now on, in the region given or, without one, where the one before
+    /// was; what was answered before is out of date. False when it is the one that is asked already.
+    pub async fn retarget(&self, target: Target, region: Option<&str>) -> bool {
+        let before = self.asked();
+        let region = region.unwrap_or(&before.config.region);
+        if before.config.target == target && before.config.region == region {
             return false;
         }
-        *current = (target, current.1 + 1);
+        let config = PersonalizeConfig {
+            target,
+            region: region.to_owned(),
+            ..before.config.clone()
+        };
+        // Requests are signed for a region.
+        let client = match config.region == before.config.region {
+            true => before.client.clone(),
+            false => client(&config).await,
+        };
+        let mut asked = self.asked.write().unwrap_or_else(PoisonError::into_inner);
+        *asked = Arc::new(Asked {
+            config,
+            client,
+            generation: asked.generation + 1,
+        });
         true
     }
 
-    fn target(&self) -> (Target, u64) {
-        let target = self.target.read().unwrap_or_else(PoisonError::into_inner);
-        target.clone()
+    fn asked(&self) -> Arc<Asked> {
+        let asked = self.asked.read().unwrap_or_else(PoisonError::into_inner);
+        asked.clone()
     }
 
     async fn rank_one(&self, query: &Query) -> Result<Ranking, RecommendError> {
@@ -145,13 +157,14 @@ impl PersonalizeRecommender {
             .iter()
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        let request = self
+        let asked = self.asked();
+        let request = asked
             .client
             .get_recommendations()
             .user_id(query.consumer_id.as_str())
             .num_results(num_results)
             .set_context((!context.is_empty()).then_some(context));
-        let request = match self.target().0 {
+        let request = match &asked.config.target {
             Target::Campaign(arn) => request.campaign_arn(arn),
             Target::Recommender(arn) => request.recommender_arn(arn),
         };
@@ -182,8 +195,24 @@ impl Recommender for PersonalizeRecommender {
     }
 
     fn generation(&self) -> u64 {
-        self.target().1
+        self.asked().generation
     }
+}
+
+async fn client(config: &PersonalizeConfig) -> Client {
+    let endpoint = config.endpoint.as_deref();
+    let region = Some(config.region.as_str());
+    let shared = touchline_store::aws::sdk_config(region, endpoint, config.timeout).await;
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT.min(config.timeout))
+        .operation_attempt_timeout(config.timeout)
+        .operation_timeout(config.timeout)
+        .build();
+    let runtime = Builder::from(&shared)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .build();
+    Client::from_conf(runtime)
 }
 
 fn refined(

@@ -18,7 +18,7 @@ use crate::{
         campaign,
         cohort::Cohorts,
         embedded::{EmbeddedConfig, EmbeddedRecommender, FeedbackConfig},
-        personalize::PersonalizeRecommender,
+        personalize::{PersonalizeConfig, PersonalizeRecommender},
         popular::Popular,
         prefetch::Prefetcher,
         replicas,
@@ -41,6 +41,8 @@ pub(super) struct Sources {
     pub(super) prefetcher: Option<Prefetcher>,
     /// The ranker, where one learns in this process.
     pub(super) ranker: Option<Arc<EmbeddedRecommender>>,
+    /// Personalize, where it is asked.
+    pub(super) personalize: Option<PersonalizeRecommender>,
 }
 
 /// Opens them.
@@ -63,6 +65,7 @@ pub(super) async fn open(
                 rankings: Arc::new(rankings),
                 prefetcher: None,
                 ranker: Some(ranker),
+                personalize: None,
             }
         }
         RecommenderKind::Personalize => {
@@ -82,7 +85,10 @@ pub(super) async fn open(
                 popular: popular.clone(),
             };
             let (tasks, shutdown) = (life.tasks.clone(), life.shutdown.clone());
-            let rankings = Arc::new(personalize(args, counters, life, fallbacks).await?);
+            let config = args.personalize()?;
+            let recommender = PersonalizeRecommender::connect(&config).await;
+            let asked = (&config, &recommender);
+            let rankings = Arc::new(personalize(args, asked, counters, life, fallbacks));
             let prefetcher = match args.serving.prefetch_contexts {
                 0 => None,
                 most => Some(Prefetcher::new(rankings.clone(), most, tasks, shutdown)),
@@ -101,19 +107,19 @@ pub(super) async fn open(
                 rankings,
                 prefetcher,
                 ranker,
+                personalize: Some(recommender),
             }
         }
     })
 }
 
-async fn personalize(
+fn personalize(
     args: &ServerArgs,
+    (config, recommender): (&PersonalizeConfig, &PersonalizeRecommender),
     counters: &Arc<Counters>,
     life: Life,
     fallbacks: Fallbacks,
-) -> anyhow::Result<Rankings> {
-    let config = args.personalize()?;
-    let recommender = PersonalizeRecommender::connect(&config).await;
+) -> Rankings {
     let limits = args.remote_limits();
     let budget = Budget::new(
         limits.per_second,
@@ -136,15 +142,15 @@ async fn personalize(
         let following = campaign::follow(path, region, recommender.clone(), shutdown.clone());
         tasks.spawn(following);
     }
-    Ok(Rankings::remote(RemoteParts {
-        recommender: Arc::new(recommender),
+    Rankings::remote(RemoteParts {
+        recommender: Arc::new(recommender.clone()),
         budget,
         fallbacks,
         limits,
         counters: counters.clone(),
         tasks,
         shutdown,
-    }))
+    })
 }
 
 async fn embedded(args: &ServerArgs) -> anyhow::Result<Arc<EmbeddedRecommender>> {

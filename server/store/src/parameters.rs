@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
+
 use crate::{Error, Result, aws::sdk_config};
 
 /// Longest wait for one attempt of a call.
@@ -81,6 +83,16 @@ impl ParameterStore {
         })
     }
 
+    /// Reads them at once and then after each `pause`; what differs from `known` is a change.
+    pub fn follow(self, pause: Duration, known: Parameters) -> Following {
+        Following {
+            store: self,
+            pause,
+            next: Instant::now(),
+            known,
+        }
+    }
+
     /// What they say now, by one call.
     pub async fn read(&self) -> Result<Parameters> {
         let names = [CAMPAIGN_ARN, NUM_RESULTS, REGION, DOMAIN, STAGE];
@@ -107,5 +119,33 @@ impl ParameterStore {
             domain: of(DOMAIN),
             stage: of(STAGE),
         })
+    }
+}
+
+/// Parameters that are read again and again.
+#[derive(Debug)]
+pub struct Following {
+    store: ParameterStore,
+    pause: Duration,
+    next: Instant,
+    known: Parameters,
+}
+
+impl Following {
+    /// Waits until they say something else, and gives that. What cannot be read changes nothing.
+    pub async fn changed(&mut self) -> &Parameters {
+        loop {
+            sleep_until(self.next).await;
+            let read = self.store.read().await;
+            self.next = Instant::now() + self.pause;
+            match read {
+                Ok(read) if read == self.known => {}
+                Ok(read) => {
+                    self.known = read;
+                    return &self.known;
+                }
+                Err(error) => tracing::warn!(%error, "the parameters cannot be read"),
+            }
+        }
     }
 }

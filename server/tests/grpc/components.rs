@@ -67,6 +67,11 @@ async fn a_set_is_the_moderated_ranking_of_the_events_newest_state() {
     assert_eq!(server.running.counters.context_keys_missing.get(), 3);
 
     let question = standin.asked.lock().unwrap()[0].clone();
+    assert_eq!(
+        standin.region(),
+        "eu-west-1",
+        "signed for the campaign's region"
+    );
     assert_eq!(question["userId"], "fan");
     assert_eq!(question["numResults"], 10);
     assert_eq!(

@@ -35,10 +35,13 @@ type Answers = dyn Fn(&Value) -> Answer + Send + Sync;
 
 /// Every question's body so far.
 type Asked = Arc<Mutex<Vec<Value>>>;
+/// The region that the last question was signed for.
+type Region = Arc<Mutex<String>>;
 
 pub(crate) struct Standin {
     pub(crate) address: SocketAddr,
     pub(crate) asked: Asked,
+    region: Region,
     _serving: JoinSet<()>,
 }
 
@@ -46,7 +49,9 @@ impl Standin {
     /// Answers each question by what `answers` says to its body.
     pub(crate) async fn start(answers: impl Fn(&Value) -> Answer + Send + Sync + 'static) -> Self {
         let asked = Asked::default();
-        let state = (Arc::new(answers) as Arc<Answers>, asked.clone());
+        let region = Region::default();
+        let answers: Arc<Answers> = Arc::new(answers);
+        let state = (answers, asked.clone(), region.clone());
         let router = Router::new()
             .route("/recommendations", post(recommend))
             .with_state(state);
@@ -59,6 +64,7 @@ impl Standin {
         Self {
             address,
             asked,
+            region,
             _serving: serving,
         }
     }
@@ -68,16 +74,27 @@ impl Standin {
         Self::start(move |_| Answer::Items(items)).await
     }
 
+    pub(crate) fn region(&self) -> String {
+        self.region.lock().unwrap().clone()
+    }
+
     pub(crate) fn questions(&self) -> usize {
         self.asked.lock().unwrap().len()
     }
 }
 
 async fn recommend(
-    State((answers, asked)): State<(Arc<Answers>, Asked)>,
+    State((answers, asked, region)): State<(Arc<Answers>, Asked, Region)>,
+    signed: HeaderMap,
     Json(question): Json<Value>,
 ) -> (StatusCode, HeaderMap, Json<Value>) {
     asked.lock().unwrap().push(question.clone());
+    // AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/SERVICE/aws4_request, …
+    let signature = signed.get("authorization");
+    let signature = signature
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    *region.lock().unwrap() = signature.split('/').nth(2).unwrap_or_default().to_owned();
     let mut headers = HeaderMap::new();
     let mut answer = answers(&question);
     if let Answer::Late(ms, items) = answer {

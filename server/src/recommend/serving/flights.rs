@@ -4,7 +4,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,6 +41,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const RETRY_PAUSE: Duration = Duration::from_millis(30);
 /// Refusals are logged at most this often.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// Of a question that waits for its turn: whoever is asked by then is the right one.
+const NOT_ASKED_YET: u64 = u64::MAX;
 
 type Outcome = Result<Answer, RecommendError>;
 
@@ -83,6 +89,8 @@ pub(super) struct Parts {
 #[derive(Debug)]
 struct Flight {
     rank: Rank,
+    /// The recommender's generation when it was asked.
+    generation: AtomicU64,
     claims: Mutex<Claims>,
     outcome: watch::Sender<Option<Outcome>>,
 }
@@ -146,8 +154,12 @@ impl Flights {
             return Err(superseded());
         }
         let key = Key::from(query);
+        let generation = self.recommender.generation();
         let mut under_way = lock(&self.under_way);
-        if let Some(flight) = under_way.get(&key) {
+        // What another campaign was asked is another question.
+        if let Some(flight) = under_way.get(&key)
+            && flight.generation() >= generation
+        {
             self.counters.serving.coalesced.add(1);
             return Ok(flight.claim(wanted));
         }
@@ -225,6 +237,7 @@ impl Flights {
         token.spend();
         let is_prefetched = flight.rank.get() == Priority::Prefetch;
         let generation = self.recommender.generation();
+        flight.generation.store(generation, Ordering::Release);
         let asking = self.counters.recommender.asking(1);
         let answers = self.recommender.rank(std::slice::from_ref(query)).await;
         asking.answered(&answers);
@@ -305,14 +318,24 @@ impl Landing {
         };
         if let Ok(answer) = &outcome {
             lock(&flights.popular).learn(&answer.ranking);
-            // Before it lands, so that whoever comes next finds the one or the other.
-            flights.cache.insert(self.key.clone(), answer.clone()).await;
+            let is_current = answer.generation == flights.recommender.generation();
+            // The answer of a campaign that is asked no longer takes no newer one's place.
+            if is_current || flights.cache.get(&self.key).await.is_none() {
+                // Before it lands, so that whoever comes next finds the one or the other.
+                flights.cache.insert(self.key.clone(), answer.clone()).await;
+            }
         }
         self.land(outcome);
     }
 
     fn land(&self, outcome: Outcome) {
-        lock(&self.flights.under_way).remove(&self.key);
+        let mut under_way = lock(&self.flights.under_way);
+        if let Some(flight) = under_way.get(&self.key)
+            && Arc::ptr_eq(flight, &self.flight)
+        {
+            under_way.remove(&self.key);
+        }
+        drop(under_way);
         self.flight.outcome.send_replace(Some(outcome));
     }
 }
@@ -331,6 +354,7 @@ impl Flight {
     fn new(wanted: &Wanted) -> Self {
         Self {
             rank: Rank::new(wanted.priority),
+            generation: AtomicU64::new(NOT_ASKED_YET),
             claims: Mutex::new(Claims {
                 waiting: [0; 4],
                 until: wanted.until,
@@ -367,6 +391,10 @@ impl Flight {
 
     fn until(&self) -> Instant {
         lock(&self.claims).until
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Waits until everything that the answer was wanted for was superseded.

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
 };
 
 use async_trait::async_trait;
@@ -28,6 +28,8 @@ struct Slow {
     /// What goes wrong with the next questions.
     failures: Mutex<Vec<RecommendError>>,
     generation: AtomicU64,
+    /// Answers at once from now on.
+    hurries: AtomicBool,
 }
 
 #[async_trait]
@@ -36,7 +38,9 @@ impl Recommender for Slow {
         self.questions.fetch_add(queries.len(), SeqCst);
         let at_once = self.at_once.fetch_add(1, SeqCst) + 1;
         self.at_once_max.fetch_max(at_once, SeqCst);
-        sleep(self.delay).await;
+        if !self.hurries.load(SeqCst) {
+            sleep(self.delay).await;
+        }
         self.at_once.fetch_sub(1, SeqCst);
         if let Some(error) = self.failures.lock().unwrap().pop() {
             return vec![Err(error); queries.len()];
@@ -162,6 +166,45 @@ async fn another_context_or_number_of_results_is_another_question() {
     };
     rankings.rank(lookup(more, soon())).await.unwrap();
     assert_eq!(recommender.questions.load(SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_another_campaign_was_asked_is_another_question() {
+    let recommender = slow(100);
+    let rankings = remote(&recommender);
+    let before = rankings.rank(ask("fan"));
+    let after = async {
+        sleep(Duration::from_millis(50)).await;
+        recommender.generation.store(1, SeqCst);
+        rankings.rank(ask("fan")).await
+    };
+    let (before, after) = tokio::join!(before, after);
+    before.unwrap();
+    assert_eq!(after.unwrap().freshness, Freshness::Live);
+    assert_eq!(recommender.questions.load(SeqCst), 2);
+    // The newer answer stands in the cache, whichever came last.
+    let again = rankings.rank(ask("fan")).await.unwrap();
+    assert_eq!(again.freshness, Freshness::Cached);
+    assert_eq!(recommender.questions.load(SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_of_a_former_campaign_takes_no_newer_ones_place() {
+    let recommender = slow(100);
+    let rankings = remote(&recommender);
+    let before = rankings.rank(ask("fan"));
+    let after = async {
+        sleep(Duration::from_millis(50)).await;
+        recommender.generation.store(1, SeqCst);
+        recommender.hurries.store(true, SeqCst);
+        rankings.rank(ask("fan")).await
+    };
+    let (before, after) = tokio::join!(before, after);
+    before.unwrap();
+    after.unwrap();
+    let again = rankings.rank(ask("fan")).await.unwrap();
+    assert_eq!(again.freshness, Freshness::Cached);
+    assert_eq!(recommender.questions.load(SeqCst), 2);
 }
 
 #[tokio::test]
