@@ -2,9 +2,7 @@
 //! words: frame by frame over all the bytes at once. Says which close codes are right where a frame
 //! breaks more than one rule, since the RFC names no order.
 
-use touchline_push::management::MESSAGE_BYTES_MAX;
-
-use crate::wire::FRAME_BYTES_MAX;
+use touchline_push::connections::socket::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 
 /// Largest payload of a control frame (RFC 6455, 5.5).
 const CONTROL_BYTES_MAX: usize = 125;

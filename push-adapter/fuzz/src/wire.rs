@@ -7,18 +7,14 @@ use std::io::{self, Read, Write};
 use tokio_tungstenite::tungstenite::{
     Error, Message, WebSocket,
     error::ProtocolError,
-    handshake::{
-        machine::TryParse,
-        server::{Request, create_response, write_response},
-    },
-    http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL},
-    protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    handshake::{machine::TryParse, server::Request},
+    protocol::{CloseFrame, Role, frame::coding::CloseCode},
 };
 use touchline_auth::offer::Offer;
-use touchline_push::management::MESSAGE_BYTES_MAX;
-
-/// Largest frame that a fan may send (API Gateway quotas: WebSocket frame size 32 KB).
-pub const FRAME_BYTES_MAX: usize = 32 << 10;
+use touchline_push::{
+    connections::{closing::Closing, socket},
+    gateway::handshake as gateway,
+};
 
 /// What a fan's bytes come to before the upgrade.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,10 +46,8 @@ pub fn handshake(head: &[u8], stage: &str) -> Handshake {
     if request.uri().path().trim_matches('/') != stage {
         return Handshake::Forbidden;
     }
-    let protocols = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
-    let protocols = protocols.filter_map(|value| value.to_str().ok());
-    let offer = Offer::read(request.uri().query(), protocols);
-    match answer(&request, &offer) {
+    let offer = gateway::offer(&request);
+    match gateway::answer(&request, &offer) {
         Ok(answer) => Handshake::Upgraded {
             bytes,
             answer,
@@ -61,19 +55,6 @@ pub fn handshake(head: &[u8], stage: &str) -> Handshake {
         },
         Err(_) => Handshake::Invalid,
     }
-}
-
-fn answer(request: &Request, offer: &Offer) -> Result<Vec<u8>, Error> {
-    let mut response = create_response(request)?;
-    if let Some(accept) = offer.accept {
-        let accept = HeaderValue::from_static(accept);
-        response
-            .headers_mut()
-            .insert(SEC_WEBSOCKET_PROTOCOL, accept);
-    }
-    let mut answer = Vec::new();
-    write_response(&mut answer, &response)?;
-    Ok(answer)
 }
 
 /// What a connection came to.
@@ -89,40 +70,33 @@ pub struct Conversation {
 
 /// Reads a fan's bytes as they come, so many at a time, and answers as the gateway does.
 pub fn converse(bytes: &[u8], at_once: usize) -> Conversation {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(4 << 10)
-        .write_buffer_size(4 << 10)
-        .max_write_buffer_size(512 << 10)
-        .max_message_size(Some(MESSAGE_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX));
     let stream = Stream {
         bytes,
         at_once: at_once.max(1),
         is_dry: false,
         written: Vec::new(),
     };
-    let mut socket = WebSocket::from_raw_socket(stream, Role::Server, Some(config));
+    let mut socket = WebSocket::from_raw_socket(stream, Role::Server, Some(socket::config()));
     let mut conversation = Conversation::default();
-    let code = loop {
+    let closing = loop {
         match socket.read() {
             Ok(Message::Text(text)) => conversation.texts.push(text.to_string()),
-            Ok(Message::Binary(_)) => break Some(1003),
+            Ok(Message::Binary(_)) => break Some(Closing::BINARY),
             Ok(_) => {}
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(Error::Capacity(_)) => break Some(1009),
-            Err(Error::Utf8(_)) => break Some(1007),
             Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
                 conversation.is_cut = true;
                 break None;
             }
-            Err(Error::Protocol(_)) => break Some(1002),
             Err(Error::ConnectionClosed) => break None,
-            Err(error) => panic!("no fan's bytes lead to {error:?}"),
+            Err(error) => {
+                let closing = Closing::of(&error);
+                break Some(closing.unwrap_or_else(|| panic!("no fan's bytes lead to {error:?}")));
+            }
         }
     };
-    if let Some(code) = code {
+    if let Some(Closing { code, reason }) = closing {
         let code = CloseCode::from(code);
-        let reason = "the reason".into();
         let closed = socket.close(Some(CloseFrame { code, reason }));
         closed.expect("there is always room in memory");
     }

@@ -9,6 +9,7 @@ use std::{
     io::{self, IoSlice, Read, Write},
     net::Shutdown,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -18,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::rustls::ServerConnection;
 use tokio_tungstenite::tungstenite::{
-    Error, Message, Utf8Bytes,
+    Error, Message,
     protocol::{
         CloseFrame, Role, WebSocketConfig, WebSocketContext,
         frame::{
@@ -28,7 +29,7 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use super::Frame;
+use super::{Frame, closing::Closing};
 
 /// Largest message that a fan may send, or that can be posted (API Gateway quotas: WebSocket message
 /// payload 128 KB).
@@ -45,6 +46,9 @@ const CONTROL_BYTES_MAX: usize = 4 << 10;
 
 /// Reads of a socket for one message before somebody else has a turn.
 const READS_MAX: u32 = 64;
+
+/// How long a closed fan is listened to, so that it can read why it was closed.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Header of a frame from the server, which has no mask (RFC 6455, 5.2).
 const HEADER_BYTES_MAX: usize = 10;
@@ -161,11 +165,38 @@ impl Socket {
         self.control(|context, io| context.write(io, Message::Ping(bytes::Bytes::new())))
     }
 
-    /// Says why the connection ends. Only when this is all written can the fan have heard it.
-    pub fn close(&self, code: u16, reason: Utf8Bytes) -> Result<Sent, Error> {
-        let code = CloseCode::from(code);
-        let frame = CloseFrame { code, reason };
+    fn close(&self, closing: Closing) -> Result<Sent, Error> {
+        let frame = CloseFrame {
+            code: CloseCode::from(closing.code),
+            reason: closing.reason,
+        };
         self.control(move |context, io| context.close(io, Some(frame)))
+    }
+
+    /// Says why the connection ends, and reads on for a moment: closing a socket with unread bytes in it
+    /// would take the reason back.
+    pub async fn say_goodbye(&self, closing: Closing) {
+        let goodbye = async {
+            let mut sent = self.close(closing).ok()?;
+            while sent == Sent::Blocked {
+                self.ready(Interest::WRITABLE).await.ok()?;
+                // What was begun before the reason goes out before it.
+                sent = self.send(|| None, |_| {}).ok()?;
+            }
+            self.shut_down();
+            let mut rest = [0; 1_024];
+            loop {
+                self.ready(Interest::READABLE).await.ok()?;
+                match self.stream.try_read(&mut rest) {
+                    Ok(0) => return Some(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return None,
+                }
+            }
+        };
+        // Past this the fan has had its time.
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
     }
 
     /// What was begun and never went out whole.
@@ -173,13 +204,8 @@ impl Socket {
         self.lock().outgoing.take().map(|outgoing| outgoing.frame)
     }
 
-    /// The bare stream, for who takes leave of it.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
     /// Nothing is written any more. Whoever does not take it learns by the closed connection.
-    pub fn shut_down(&self) {
+    fn shut_down(&self) {
         let mut wire = self.lock();
         if let Some(tls) = &mut wire.tls {
             tls.send_close_notify();

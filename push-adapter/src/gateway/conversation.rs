@@ -19,7 +19,6 @@ use crate::{
         Frame,
         closing::Closing,
         connection::{Connection, Ending},
-        socket::Sent,
     },
     messages,
     routes::{self, Route, registration::Registering},
@@ -27,9 +26,6 @@ use crate::{
 
 /// Handling of one message; gives the registration that is stored now.
 type Handling = Pin<Box<dyn Future<Output = Option<Registering>> + Send>>;
-
-/// How long a closed fan is listened to, so that it can read why it was closed.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Attempts to remove the row of a closed connection; after that the first 410 or its TTL does it.
 const CLOSING_ATTEMPTS_MAX: u32 = 3;
@@ -68,7 +64,7 @@ async fn leave(gateway: &Gateway, connection: &Connection, ending: Ending) {
     connection.end(ending.clone());
     gateway.local.remove(&connection.id);
     if let Ending::Closing(closing) = ending {
-        say_goodbye(connection, closing).await;
+        connection.socket.say_goodbye(closing).await;
     }
     connection.ended();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
@@ -275,33 +271,6 @@ async fn handle(
             .await;
     }
     outcome.registered
-}
-
-/// Sends the reason, and reads on for a moment: closing a socket with unread bytes in it would take
-/// the reason back.
-async fn say_goodbye(connection: &Connection, closing: Closing) {
-    let socket = &connection.socket;
-    let goodbye = async {
-        let mut sent = socket.close(closing.code, closing.reason).ok()?;
-        while sent == Sent::Blocked {
-            socket.ready(Interest::WRITABLE).await.ok()?;
-            // What was begun before the reason goes out before it.
-            sent = socket.send(|| None, |_| {}).ok()?;
-        }
-        socket.shut_down();
-        let mut rest = [0; 1_024];
-        loop {
-            socket.ready(Interest::READABLE).await.ok()?;
-            match socket.stream().try_read(&mut rest) {
-                Ok(0) => return Some(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => return None,
-            }
-        }
-    };
-    // Past this the fan has had its time.
-    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
 }
 
 /// An id in the shape of API Gateway's request ids.
