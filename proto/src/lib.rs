@@ -4,6 +4,7 @@
 //! whoever serves or calls them.
 
 pub mod encoded;
+pub mod received;
 
 /// Package `touchline.v1`.
 pub mod v1 {

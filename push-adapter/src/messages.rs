@@ -1,11 +1,18 @@
 //! What fans are sent, byte for byte. Pure, and encoded once for all fans who are shown the same:
 //! only the recommendation id differs from fan to fan.
 
-use std::sync::OnceLock;
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+};
 
-use serde::{Serialize, ser::SerializeMap};
+use prost::{DecodeError, Message as _};
+use serde::Serialize;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use touchline_proto::v1::{Component, ComponentSet, Freshness, Origin};
+use touchline_proto::{
+    received::{self, ComponentSet, Place},
+    v1::{Component, Freshness, Origin},
+};
 use touchline_store::{event::Version, ids::EventId, position::Position, session::Protocol};
 
 /// What a fan is told when a message has no known action (the prototype's text, which is JSON).
@@ -23,48 +30,66 @@ pub fn refreshed(expires_at: Option<std::time::SystemTime>) -> Utf8Bytes {
         .into()
 }
 
+/// What all messages about one state have in common.
+#[derive(Debug)]
+pub struct StateText {
+    /// Up to the set's id.
+    head: String,
+    /// From there to the origin.
+    position: String,
+}
+
+impl StateText {
+    /// Prepares it once.
+    pub fn new(event_id: &EventId, version: &Version, position: Option<&Position>) -> Self {
+        let (event_id, version) = (json(event_id.as_str()), json(version.as_str()));
+        let (epoch, sequence) = (
+            json(&position.map(Position::epoch)),
+            json(&position.map(Position::sequence)),
+        );
+        Self {
+            head: format!(
+                r#"{{"type":"components","event_id":{event_id},"version":{version},"set_id":"#
+            ),
+            position: format!(r#","epoch":{epoch},"sequence":{sequence},"origin":""#),
+        }
+    }
+}
+
 /// One component set in one event state, ready for any fan of either protocol.
 #[derive(Debug)]
 pub struct EncodedSet {
+    state: Arc<StateText>,
     set_id: String,
-    components: Vec<Component>,
+    origin: &'static str,
+    freshness: &'static str,
+    components: Vec<(Arc<Fragment>, Place)>,
     first: OnceLock<Utf8Bytes>,
-    /// Protocol 2, up to and from the recommendation id.
-    head: String,
-    tail: String,
     anonymous: OnceLock<Utf8Bytes>,
 }
 
 impl EncodedSet {
     /// Prepares the set for the state that it was asked for.
+    ///
+    /// # Errors
+    /// A component is no message.
     pub fn new(
         set: ComponentSet,
-        event_id: &EventId,
-        version: &Version,
-        position: Option<&Position>,
-    ) -> Self {
-        let head = json(&Head {
-            kind: "components",
-            event_id: event_id.as_str(),
-            version: version.as_str(),
-            set_id: &set.set_id,
-            epoch: position.map(Position::epoch),
-            sequence: position.map(Position::sequence),
+        state: &Arc<StateText>,
+        fragments: &Fragments,
+    ) -> Result<Self, DecodeError> {
+        let components = set.components.iter();
+        Ok(Self {
             origin: origin(set.origin()),
             freshness: freshness(set.freshness()),
-        });
-        // The object stays open: the recommendation id and the components follow.
-        let head = format!("{},\"recommendation_id\":", &head[..head.len() - 1]);
-        let components: Vec<_> = set.components.iter().map(ComponentText::from).collect();
-        let tail = format!(",\"components\":{}}}", json(&components));
-        Self {
+            components: components
+                .map(|component| fragments.of(component))
+                .collect::<Result<_, _>>()?,
+            state: state.clone(),
             set_id: set.set_id,
-            components: set.components,
             first: OnceLock::new(),
-            head,
-            tail,
             anonymous: OnceLock::new(),
-        }
+        })
     }
 
     /// Hash of what the set shows.
@@ -75,7 +100,7 @@ impl EncodedSet {
     /// The message for a fan of this protocol.
     pub fn message(&self, protocol: Protocol, recommendation_id: &str) -> Utf8Bytes {
         match protocol {
-            Protocol::V1 => self.first.get_or_init(|| first(&self.components)).clone(),
+            Protocol::V1 => self.first.get_or_init(|| self.first()).clone(),
             Protocol::V2 if recommendation_id.is_empty() => {
                 self.anonymous.get_or_init(|| self.envelope("")).clone()
             }
@@ -84,12 +109,114 @@ impl EncodedSet {
     }
 
     fn envelope(&self, recommendation_id: &str) -> Utf8Bytes {
-        let id = json(recommendation_id);
-        let mut text = String::with_capacity(self.head.len() + id.len() + self.tail.len());
-        text.push_str(&self.head);
-        text.push_str(&id);
-        text.push_str(&self.tail);
+        let state = &self.state;
+        let components = self.components.iter();
+        let fragments: usize = components
+            .map(|(fragment, _)| fragment.head.len() + fragment.tail.len() + PLACE_BYTES)
+            .sum();
+        let texts = state.head.len() + state.position.len() + recommendation_id.len();
+        let mut text = Vec::with_capacity(texts + fragments + ENVELOPE_BYTES);
+        text.extend_from_slice(state.head.as_bytes());
+        write(&mut text, &self.set_id);
+        text.extend_from_slice(state.position.as_bytes());
+        text.extend_from_slice(self.origin.as_bytes());
+        text.extend_from_slice(b"\",\"freshness\":\"");
+        text.extend_from_slice(self.freshness.as_bytes());
+        text.extend_from_slice(b"\",\"recommendation_id\":");
+        write(&mut text, recommendation_id);
+        text.extend_from_slice(b",\"components\":[");
+        for (index, (fragment, place)) in self.components.iter().enumerate() {
+            if index > 0 {
+                text.push(b',');
+            }
+            text.extend_from_slice(fragment.head.as_bytes());
+            write(&mut text, &place.rank);
+            text.extend_from_slice(b",\"score\":");
+            // JSON has no word for what is no number.
+            let score = Some(place.score).filter(|score| score.is_finite());
+            write(&mut text, &score.unwrap_or(0.0));
+            text.extend_from_slice(fragment.tail.as_bytes());
+        }
+        text.extend_from_slice(b"]}");
+        Utf8Bytes::try_from(text).expect("it is made of texts")
+    }
+
+    /// The prototype's message: the first item of each type, in the ranking's order.
+    fn first(&self) -> Utf8Bytes {
+        let mut text = String::from("{");
+        for (index, (fragment, _)) in self.components.iter().enumerate() {
+            // A set has a handful of types, so looking back is cheaper than hashing.
+            let before = &self.components[..index];
+            if before
+                .iter()
+                .any(|(other, _)| other.item_type == fragment.item_type)
+            {
+                continue;
+            }
+            if text.len() > 1 {
+                text.push(',');
+            }
+            text.push_str(&fragment.entry);
+        }
+        text.push('}');
         text.into()
+    }
+}
+
+/// Room for what an envelope has beside its texts: names, set id, quotes.
+const ENVELOPE_BYTES: usize = 192;
+
+/// Room for a component's rank and score.
+const PLACE_BYTES: usize = 48;
+
+/// Items whose texts are kept. A catalog has some dozens; what is pushed out is made again.
+const FRAGMENTS_MAX: usize = 10_000;
+
+/// What a component's text says of its item: the same for every fan who is shown it.
+#[derive(Debug)]
+struct Fragment {
+    item_type: String,
+    /// Protocol 1: type and id.
+    entry: String,
+    /// Protocol 2, up to the rank.
+    head: String,
+    /// Protocol 2, from the score on.
+    tail: String,
+}
+
+/// The texts of the items that were shown lately, by what the server sends of them.
+#[derive(Debug, Default)]
+pub struct Fragments(RwLock<HashMap<Box<[u8]>, Arc<Fragment>>>);
+
+impl Fragments {
+    fn of(&self, component: &[u8]) -> Result<(Arc<Fragment>, Place), DecodeError> {
+        let mut item = Vec::with_capacity(component.len());
+        let place = received::split(component, &mut item)?;
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fragment) = known.get(&item[..]) {
+            return Ok((fragment.clone(), place));
+        }
+        drop(known);
+        let fragment = Arc::new(Fragment::new(&Component::decode(&*item)?));
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= FRAGMENTS_MAX {
+            known.clear();
+        }
+        known.insert(item.into(), fragment.clone());
+        Ok((fragment, place))
+    }
+}
+
+impl Fragment {
+    fn new(item: &Component) -> Self {
+        let (item_type, item_id) = (json(&item.item_type), json(&item.item_id));
+        let attributes = json(&item.attributes);
+        Self {
+            entry: format!("{item_type}:{item_id}"),
+            head: format!(r#"{{"item_type":{item_type},"item_id":{item_id},"rank":"#),
+            tail: format!(r#","attributes":{attributes}}}"#),
+            item_type: item.item_type.clone(),
+        }
     }
 }
 
@@ -146,64 +273,6 @@ pub fn api_gateway_error(message: &str, connection_id: &str, request_id: &str) -
     .into()
 }
 
-#[derive(Serialize)]
-struct Head<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    event_id: &'a str,
-    version: &'a str,
-    set_id: &'a str,
-    epoch: Option<&'a str>,
-    sequence: Option<&'a str>,
-    origin: &'static str,
-    freshness: &'static str,
-}
-
-#[derive(Serialize)]
-struct ComponentText<'a> {
-    item_type: &'a str,
-    item_id: &'a str,
-    rank: u32,
-    score: f64,
-    attributes: &'a std::collections::BTreeMap<String, String>,
-}
-
-impl<'a> From<&'a Component> for ComponentText<'a> {
-    fn from(component: &'a Component) -> Self {
-        Self {
-            item_type: &component.item_type,
-            item_id: &component.item_id,
-            rank: component.rank,
-            // JSON has no word for what is no number.
-            score: if component.score.is_finite() {
-                component.score
-            } else {
-                0.0
-            },
-            attributes: &component.attributes,
-        }
-    }
-}
-
-/// The prototype's message: the first item of each type, in the ranking's order.
-fn first(components: &[Component]) -> Utf8Bytes {
-    struct First<'a>(&'a [Component]);
-    impl Serialize for First<'_> {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            for (index, component) in self.0.iter().enumerate() {
-                // A set has a handful of types, so looking back is cheaper than hashing.
-                let seen = |other: &Component| other.item_type == component.item_type;
-                if !self.0[..index].iter().any(seen) {
-                    map.serialize_entry(&component.item_type, &component.item_id)?;
-                }
-            }
-            map.end()
-        }
-    }
-    json(&First(components)).into()
-}
-
 fn origin(origin: Origin) -> &'static str {
     match origin {
         Origin::Unspecified => "unspecified",
@@ -227,6 +296,10 @@ fn json<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("text, numbers and maps with text keys are always JSON")
 }
 
+fn write<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(text, value).expect("texts and numbers are always JSON");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,20 +315,28 @@ mod tests {
         }
     }
 
-    fn set(position: Option<&Position>) -> EncodedSet {
+    fn of(components: &[Component], position: Option<&Position>) -> EncodedSet {
         let set = ComponentSet {
             set_id: "5e7".to_owned(),
-            components: vec![
-                component("PLAYER", "ITEM_ID_18", 1),
-                component("GENERAL", "ITEM_ID_9", 2),
-                component("PLAYER", "ITEM_ID_1", 3),
-            ],
+            components: components
+                .iter()
+                .map(|component| component.encode_to_vec().into())
+                .collect(),
             origin: Origin::Embedded.into(),
             freshness: Freshness::Live.into(),
-            ..ComponentSet::default()
         };
         let event_id = EventId::new("1").unwrap();
-        EncodedSet::new(set, &event_id, &Version::from_text("abc"), position)
+        let state = StateText::new(&event_id, &Version::from_text("abc"), position);
+        EncodedSet::new(set, &Arc::new(state), &Fragments::default()).unwrap()
+    }
+
+    fn set(position: Option<&Position>) -> EncodedSet {
+        let components = [
+            component("PLAYER", "ITEM_ID_18", 1),
+            component("GENERAL", "ITEM_ID_9", 2),
+            component("PLAYER", "ITEM_ID_1", 3),
+        ];
+        of(&components, position)
     }
 
     #[test]
@@ -269,7 +350,7 @@ mod tests {
 
     #[test]
     fn an_empty_ranking_posts_an_empty_object() {
-        assert_eq!(first(&[]).as_str(), "{}");
+        assert_eq!(of(&[], None).message(Protocol::V1, "").as_str(), "{}");
     }
 
     #[test]

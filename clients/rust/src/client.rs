@@ -231,7 +231,13 @@ impl Client {
             ..proto::BatchGetComponentsRequest::default()
         };
         let end = Instant::now() + deadline;
-        let mut parts = replicas::batch(self.replicas.clone(), components, request, end);
+        let compressed: replicas::ConfigureCall = |call| call.accept_compressed(CompressionEncoding::Gzip);
+        let mut parts = replicas::batch::<proto::BatchGetComponentsResponse>(
+            self.replicas.clone(),
+            compressed,
+            request,
+            end,
+        );
         let answers = try_stream! {
             let mut sets: Vec<Arc<proto::ComponentSet>> = Vec::new();
             while let Some(part) = parts.next().await {

@@ -28,7 +28,7 @@ use touchline_auth::caller::{Caller, CallerChannel};
 mod batch;
 pub mod rendezvous;
 
-pub use batch::batch;
+pub use batch::{Answers, Configure as ConfigureCall, batch};
 
 /// Replicas that are known at a time; of more, the first by address, so that all agree on them.
 const REPLICAS_MAX: usize = 64;

@@ -3,12 +3,16 @@
 
 #![no_main]
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use libfuzzer_sys::fuzz_target;
+use prost::Message as _;
 use serde_json::{Value, json};
-use touchline_proto::v1::{Component, Freshness, Origin};
-use touchline_push::messages::{self, EncodedSet};
+use touchline_proto::{
+    received::ComponentSet,
+    v1::{Component, Freshness, Origin},
+};
+use touchline_push::messages::{self, EncodedSet, Fragments, StateText};
 use touchline_push_fuzz::fields::{self, Fields};
 use touchline_store::{event::Version, ids::EventId, position::Position, session::Protocol};
 
@@ -20,7 +24,9 @@ fuzz_target!(|input: &[u8]| {
     let position = fields.position.as_ref();
     let position = position.map(|(epoch, sequence)| Position::new(epoch.as_str(), sequence));
     let version = Version::from_text(fields.version.clone());
-    let set = EncodedSet::new(fields.set.clone(), &event_id, &version, position.as_ref());
+    let state = Arc::new(StateText::new(&event_id, &version, position.as_ref()));
+    let received = ComponentSet::decode(&*fields.set.encode_to_vec()).expect("it is one");
+    let set = EncodedSet::new(received, &state, &Fragments::default()).expect("components are some");
     assert_eq!(set.set_id(), fields.set.set_id);
     let recommendation_id = fields.recommendation_id.as_str();
     let [first, second] =

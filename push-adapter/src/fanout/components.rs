@@ -9,11 +9,11 @@ use std::{
 
 use futures::{StreamExt, stream::BoxStream};
 use tonic::{Code, Status, transport::Endpoint};
-use touchline_auth::caller::{Caller, CallerChannel};
+use touchline_auth::caller::Caller;
 use touchline_client::replicas::{self, Replicas};
-use touchline_proto::v1::{
-    BatchGetComponentsRequest, BatchGetComponentsResponse, EventState as ProtoState, Purpose,
-    component_service_client::ComponentServiceClient, consumer_answer,
+use touchline_proto::{
+    received::BatchGetComponentsResponse,
+    v1::{BatchGetComponentsRequest, EventState as ProtoState, Purpose, consumer_answer},
 };
 use touchline_store::{
     event::{EventState, Version},
@@ -21,7 +21,11 @@ use touchline_store::{
     position::Position,
 };
 
-use crate::{config::ConfigError, convert::state_to_proto, messages::EncodedSet};
+use crate::{
+    config::ConfigError,
+    convert::state_to_proto,
+    messages::{EncodedSet, Fragments, StateText},
+};
 
 /// One state of one event, to be shown.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ pub struct Shown {
     /// Whom it reaches, and what the server is asked with.
     pub state: EventState,
     request: ProtoState,
+    text: Arc<StateText>,
 }
 
 impl Shown {
@@ -44,6 +49,7 @@ impl Shown {
         Self {
             event_id: state.event_id.clone(),
             request: state_to_proto(&state, version.as_str(), position.as_ref()),
+            text: Arc::new(StateText::new(&state.event_id, &version, position.as_ref())),
             version,
             position,
             state,
@@ -56,6 +62,7 @@ impl Shown {
 pub struct Components {
     replicas: Replicas,
     timeout: Duration,
+    fragments: Arc<Fragments>,
 }
 
 /// One consumer's answer.
@@ -71,6 +78,7 @@ pub struct Answer {
 pub struct Answers {
     parts: BoxStream<'static, Result<BatchGetComponentsResponse, Status>>,
     sets: Vec<Arc<EncodedSet>>,
+    fragments: Arc<Fragments>,
     shown: Arc<Shown>,
     deadline: Instant,
 }
@@ -84,12 +92,16 @@ impl Components {
                 value: server.to_owned(),
                 accepted: error.to_string(),
             })?;
-        Ok(Self { replicas, timeout })
+        Ok(Self::of(replicas, timeout))
     }
 
     /// Asks these replicas, however they were found.
     pub fn of(replicas: Replicas, timeout: Duration) -> Self {
-        Self { replicas, timeout }
+        Self {
+            replicas,
+            timeout,
+            fragments: Arc::default(),
+        }
     }
 
     /// Asks for the sets of these consumers in this state. Nothing is asked before the answers are
@@ -106,9 +118,10 @@ impl Components {
             ..BatchGetComponentsRequest::default()
         };
         let replicas = self.replicas.clone();
-        let client = ComponentServiceClient::<CallerChannel>::new;
         Answers {
-            parts: replicas::batch(replicas, client, request, deadline.into()),
+            // Uncompressed: the server is near, and each byte would be looked at once more.
+            parts: replicas::batch(replicas, |call| call, request, deadline.into()),
+            fragments: self.fragments.clone(),
             sets: Vec::new(),
             shown: shown.clone(),
             deadline,
@@ -131,13 +144,8 @@ impl Answers {
             return Ok(None);
         };
         for set in part.component_sets {
-            let shown = &self.shown;
-            let set = EncodedSet::new(
-                set,
-                &shown.event_id,
-                &shown.version,
-                shown.position.as_ref(),
-            );
+            let set = EncodedSet::new(set, &self.shown.text, &self.fragments);
+            let set = set.map_err(|error| Status::internal(error.to_string()))?;
             self.sets.push(Arc::new(set));
         }
         let answers = part.answers.into_iter().map(|answer| {

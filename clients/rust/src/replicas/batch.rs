@@ -16,11 +16,15 @@ use futures::{
     stream::{BoxStream, SelectAll},
 };
 use tokio::time::Instant;
-use tonic::{Request, Status};
+use tonic::{
+    GrpcMethod, IntoRequest as _, Request, Response, Status, Streaming, client::Grpc,
+    codegen::http::uri::PathAndQuery,
+};
+use tonic_prost::{ProstCodec, prost::Message};
 use touchline_auth::caller::CallerChannel;
-use touchline_proto::v1::{
-    BatchGetComponentsRequest, BatchGetComponentsResponse,
-    component_service_client::ComponentServiceClient, consumer_answer::Answer,
+use touchline_proto::{
+    received,
+    v1::{self, BatchGetComponentsRequest, ConsumerAnswer, consumer_answer::Answer},
 };
 
 use super::{Replica, Replicas};
@@ -29,10 +33,38 @@ use crate::error::fails_over;
 /// Largest message of an answer: a thousand sets with the catalog's attributes stay well below.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// A part of the answers, as one replica gave it.
-struct Part {
+/// A part of the answers: the messages that are read as such, decoded more or less.
+pub trait Answers: Message + Default + Send + 'static {
+    /// The consumers answered by this part.
+    fn answers(&mut self) -> &mut Vec<ConsumerAnswer>;
+    /// How many component sets came with it.
+    fn sets(&self) -> usize;
+}
+
+impl Answers for v1::BatchGetComponentsResponse {
+    fn answers(&mut self) -> &mut Vec<ConsumerAnswer> {
+        &mut self.answers
+    }
+
+    fn sets(&self) -> usize {
+        self.component_sets.len()
+    }
+}
+
+impl Answers for received::BatchGetComponentsResponse {
+    fn answers(&mut self) -> &mut Vec<ConsumerAnswer> {
+        &mut self.answers
+    }
+
+    fn sets(&self) -> usize {
+        self.component_sets.len()
+    }
+}
+
+/// A part, as one replica gave it.
+struct Part<M> {
     call: Arc<Call>,
-    message: BatchGetComponentsResponse,
+    message: M,
 }
 
 /// One call to one replica, by the places of its consumers in the batch.
@@ -41,10 +73,13 @@ struct Call {
     consumers: Vec<u32>,
 }
 
+/// Sets limits and compression of a call.
+pub type Configure = fn(Grpc<CallerChannel>) -> Grpc<CallerChannel>;
+
 /// What is asked.
 struct Question {
     replicas: Replicas,
-    client: fn(CallerChannel) -> ComponentServiceClient<CallerChannel>,
+    configure: Configure,
     consumer_ids: Vec<String>,
     /// The request, without consumers.
     request: BatchGetComponentsRequest,
@@ -57,17 +92,17 @@ struct Question {
 /// consumer is answered at most once. An error is the last item, and comes after all that other
 /// replicas have to say: who was not answered by then can be asked for again. Without consumers
 /// nothing is asked.
-pub fn batch(
+pub fn batch<M: Answers>(
     replicas: Replicas,
-    client: fn(CallerChannel) -> ComponentServiceClient<CallerChannel>,
+    configure: Configure,
     mut request: BatchGetComponentsRequest,
     deadline: Instant,
-) -> BoxStream<'static, Result<BatchGetComponentsResponse, Status>> {
+) -> BoxStream<'static, Result<M, Status>> {
     let consumer_ids = std::mem::take(&mut request.consumer_ids);
     let everybody = (0..u32::try_from(consumer_ids.len()).unwrap_or(u32::MAX)).collect();
     let question = Arc::new(Question {
         replicas,
-        client,
+        configure,
         consumer_ids,
         request,
         deadline,
@@ -93,12 +128,12 @@ pub fn batch(
 }
 
 /// Asks for these consumers, of the replicas that were not tried; `failed` is why those are.
-fn ask(
+fn ask<M: Answers>(
     question: Arc<Question>,
     consumers: Vec<u32>,
     tried: Vec<Replica>,
     failed: Option<Status>,
-) -> BoxStream<'static, Result<Part, Status>> {
+) -> BoxStream<'static, Result<Part<M>, Status>> {
     stream! {
         let ids = &question.consumer_ids;
         let named = consumers.iter().map(|place| (*place, ids[*place as usize].as_str()));
@@ -118,26 +153,25 @@ fn ask(
 }
 
 /// Asks one replica, and others for whom it does not answer.
-fn call(
+fn call<M: Answers>(
     question: Arc<Question>,
     replica: Replica,
     consumers: Vec<u32>,
     mut tried: Vec<Replica>,
-) -> BoxStream<'static, Result<Part, Status>> {
+) -> BoxStream<'static, Result<Part<M>, Status>> {
     stream! {
         let number = question.calls.fetch_add(1, Relaxed);
         let call = Arc::new(Call { number, consumers });
         let mut open: Vec<bool> = vec![true; call.consumers.len()];
-        let mut client = (question.client)(replica.channel());
-        client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let failed = match client.batch_get_components(question.request_of(&call)).await {
+        let answered = stream_of::<M>(question.configure, &replica, question.request_of(&call));
+        let failed = match answered.await {
             Err(status) => status,
             Ok(answer) => {
                 let mut messages = answer.into_inner();
                 loop {
                     match messages.message().await {
-                        Ok(Some(message)) => {
-                            for answer in &message.answers {
+                        Ok(Some(mut message)) => {
+                            for answer in message.answers() {
                                 if let Some(open) = open.get_mut(answer.consumer_index as usize) {
                                     *open = false;
                                 }
@@ -167,6 +201,29 @@ fn call(
     .boxed()
 }
 
+/// The call as the generated client makes it, with answers of another type.
+async fn stream_of<M: Answers>(
+    configure: Configure,
+    replica: &Replica,
+    mut request: Request<BatchGetComponentsRequest>,
+) -> Result<Response<Streaming<M>>, Status> {
+    let mut client = Grpc::new(replica.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    client = configure(client);
+    client.ready().await.map_err(|error| {
+        let error: Box<dyn std::error::Error + Send + Sync> = error.into();
+        Status::from_error(error)
+    })?;
+    let (service, method) = ("touchline.v1.ComponentService", "BatchGetComponents");
+    request
+        .extensions_mut()
+        .insert(GrpcMethod::new(service, method));
+    let path = PathAndQuery::from_static("/touchline.v1.ComponentService/BatchGetComponents");
+    let codec: ProstCodec<BatchGetComponentsRequest, M> = ProstCodec::default();
+    client
+        .server_streaming(request.into_request(), path, codec)
+        .await
+}
+
 impl Question {
     fn request_of(&self, call: &Call) -> Request<BatchGetComponentsRequest> {
         let ids = &self.consumer_ids;
@@ -193,14 +250,14 @@ struct Numbers {
 
 impl Numbers {
     /// The message, with consumers and sets named as in the whole batch.
-    fn of(&mut self, part: Part) -> BatchGetComponentsResponse {
+    fn of<M: Answers>(&mut self, part: Part<M>) -> M {
         let Part { call, mut message } = part;
         let sets = self.by_call.entry(call.number).or_default();
-        for _ in &message.component_sets {
+        for _ in 0..message.sets() {
             sets.push(self.next);
             self.next += 1;
         }
-        for answer in &mut message.answers {
+        for answer in message.answers() {
             // What was never asked or never sent stays so: it is for the reader to say.
             let place = call.consumers.get(answer.consumer_index as usize);
             answer.consumer_index = place.copied().unwrap_or(u32::MAX);
