@@ -31,6 +31,7 @@ mod hash;
 mod herd;
 mod idle;
 mod pair;
+pub(crate) mod restart;
 mod script;
 mod site;
 mod stalled;

@@ -43,6 +43,7 @@ enum Name {
     Personalize(personalize::Args),
     Takeover(takeover::Args),
     Gateway(gateway::Args),
+    Restart(gateway::restart::Args),
     /// The fans of a measurement, in a process of their own
     #[command(hide = true)]
     Load(load::Args),
@@ -55,6 +56,9 @@ enum Name {
     /// Fans who hold each message against what they have to be shown, in a process of their own
     #[command(hide = true)]
     Crowd(gateway::fans::Args),
+    /// Fans who come back when their connection is lost, in a process of their own
+    #[command(hide = true)]
+    Rovers(gateway::fans::roving::Args),
     /// A WebSocket server that does nothing but send what it is given, in a process of its own
     #[command(hide = true)]
     BareFront,
@@ -71,10 +75,12 @@ async fn main() -> Result<()> {
         Name::Personalize(args) => Box::pin(within(args.run_max(), personalize::run(args))).await,
         Name::Takeover(args) => Box::pin(within(args.run_max(), takeover::run(args))).await,
         Name::Gateway(args) => Box::pin(within(args.run_max(), gateway::run(args))).await,
+        Name::Restart(args) => Box::pin(within(args.run_max(), gateway::restart::run(args))).await,
         Name::Load(args) => load::run(args).await,
         Name::Fans(args) => takeover::fans::run(args).await,
         Name::Bare(args) => serving::bare::run(args).await,
         Name::Crowd(args) => gateway::fans::run(args),
+        Name::Rovers(args) => gateway::fans::roving::run(args),
         Name::BareFront => gateway::bare::run().await,
         Name::DynamoDb => dynamodb::run().await,
     }

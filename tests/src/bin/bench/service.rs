@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -103,6 +103,18 @@ impl Service {
     /// Kills it as a power cut does, and waits until it is gone.
     pub(crate) async fn kill_9(mut self) -> Result<()> {
         self.child.kill().await.context("kill -9")
+    }
+
+    /// Asks it to end, and waits until it has, which it must do well and within this time.
+    pub(crate) async fn terminate(mut self, time: Duration) -> Result<()> {
+        let pid = self.pid.to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().await?;
+        ensure!(sent.success(), "kill -TERM {pid}: {sent}");
+        let ended = tokio::time::timeout(time, self.child.wait()).await;
+        let ended =
+            ended.with_context(|| format!("not ended within {time:?}: {}", self.log()))??;
+        ensure!(ended.success(), "it ended with {ended}: {}", self.log());
+        Ok(())
     }
 
     /// The end of its log, for a person to read.

@@ -88,7 +88,7 @@ pub(super) async fn counted(gateway: &Gateway) -> Result<Option<Counted>> {
     let Some(address) = &gateway.metrics else {
         return Ok(None);
     };
-    let text = timeout(DEADLINE, metrics(address)).await??;
+    let text = timeout(DEADLINE, get(address, "/metrics")).await??;
     Counted::in_metrics(&text).map(Some)
 }
 
@@ -100,18 +100,32 @@ pub(super) async fn check(
     received: u64,
     counts: Counts,
 ) -> Result<Vec<Figure>> {
+    let settled = settled(name, gateway, received, counts).await?;
+    let Some(counted) = settled else {
+        eprintln!("{name}: not balanced, this front counts no states");
+        return Ok(Vec::new());
+    };
+    Ok(figures(name, counted, received))
+}
+
+/// The same, as they are; `None` for a front that counts no states.
+pub(super) async fn settled(
+    name: &str,
+    gateway: &Gateway,
+    received: u64,
+    counts: Counts,
+) -> Result<Option<Counted>> {
     let start = Instant::now();
     loop {
         let Some(counted) = counted(gateway).await? else {
-            eprintln!("{name}: not balanced, this front counts no states");
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let is_right = match counts {
             Counts::Exactly => counted.delivered == received,
             Counts::AtMost => counted.delivered >= received,
         };
         if is_right && counted.is_balanced() {
-            return Ok(figures(name, counted, received));
+            return Ok(Some(counted));
         }
         ensure!(
             start.elapsed() < SETTLED,
@@ -121,7 +135,7 @@ pub(super) async fn check(
     }
 }
 
-fn figures(name: &str, counted: Counted, received: u64) -> Vec<Figure> {
+pub(super) fn figures(name: &str, counted: Counted, received: u64) -> Vec<Figure> {
     let figure = |what: &str, count: u64| {
         Figure::one(format!("{name}, {what}"), count as f64, "", counted.offered)
     };
@@ -133,9 +147,19 @@ fn figures(name: &str, counted: Counted, received: u64) -> Vec<Figure> {
     ]
 }
 
-async fn metrics(address: &str) -> Result<String> {
+/// Whether a front says that fans may be sent to it; one that is not there does not.
+pub(super) async fn is_ready(address: &str) -> bool {
+    let asked = timeout(DEADLINE, get(address, "/readyz")).await;
+    asked.is_ok_and(|said| said.is_ok_and(|said| said.lines().next().is_some_and(is_ok)))
+}
+
+fn is_ok(status: &str) -> bool {
+    status.split(' ').nth(1) == Some("200")
+}
+
+async fn get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /metrics HTTP/1.0\r\nhost: {address}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -10,18 +10,26 @@ mod frames;
 mod judge;
 mod positions;
 mod progress;
+pub(crate) mod roving;
 
-use std::{io::BufRead, net::SocketAddr, path::PathBuf, sync::mpsc, time::Duration};
+use std::{
+    io::BufRead,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Poll, Registry, Token, Waker, event};
 use prost::Message as _;
+use serde::{Serialize, de::DeserializeOwned};
 
-use self::{
-    crowd::{Crowd, WAKE},
-    judge::Judge,
-};
-use super::{book::Book, crowd::Command};
+use self::{crowd::Crowd, judge::Judge};
+use super::book::Book;
+
+/// The token of what wakes the loop beside sockets.
+const WAKE: Token = Token(usize::MAX);
 
 /// Events that are looked at together.
 const EVENTS_MAX: usize = 1_024;
@@ -53,9 +61,38 @@ pub(crate) struct Args {
     unpositioned: bool,
 }
 
+/// Fans who do what they are told, and whose sockets are looked at by somebody else.
+trait Told {
+    /// What they can be told.
+    type Command: DeserializeOwned;
+
+    /// Does what was told, or begins to.
+    fn take(&mut self, command: Self::Command) -> Result<()>;
+
+    /// Something came of a fan's socket.
+    fn touched(&mut self, fan: usize, event: &event::Event) -> Result<()>;
+
+    /// Until when nothing has to be done but what sockets bring.
+    fn sleeps(&self) -> Duration;
+
+    /// Does what has its time, and looks whether something takes too long.
+    fn go_on(&mut self) -> Result<()>;
+
+    /// How a fan is called.
+    fn name(&self, fan: usize) -> String;
+}
+
 /// Does what standard input says, one JSON object a line, until it ends.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let book = Book::decode(&*std::fs::read(&args.book)?)?;
+    let judge = Judge::new(book(&args.book)?, !args.unpositioned);
+    drive(|registry| Crowd::new(args, judge, registry))
+}
+
+fn book(path: &Path) -> Result<Book> {
+    Ok(Book::decode(&*std::fs::read(path)?)?)
+}
+
+fn drive<T: Told>(begin: impl FnOnce(Registry) -> T) -> Result<()> {
     let mut poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;
     let (sender, commands) = mpsc::sync_channel(16);
@@ -69,26 +106,28 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let _ = sender.send(None);
         let _ = waker.wake();
     });
-    let judge = Judge::new(book, !args.unpositioned);
-    let mut crowd = Crowd::new(args, judge, poll.registry().try_clone()?);
+    let mut fans = begin(poll.registry().try_clone()?);
     let mut events = Events::with_capacity(EVENTS_MAX);
     loop {
-        poll.poll(&mut events, Some(crowd.sleeps().min(LOOK)))?;
+        poll.poll(&mut events, Some(fans.sleeps().min(LOOK)))?;
         for event in &events {
             let Token(number) = event.token();
             if event.token() != WAKE {
-                crowd
-                    .touched(number, event)
-                    .with_context(|| crowd.name(number))?;
+                fans.touched(number, event)
+                    .with_context(|| fans.name(number))?;
             }
         }
         while let Ok(line) = commands.try_recv() {
             let Some(line) = line else {
                 return Ok(());
             };
-            let command: Command = serde_json::from_str(&line?)?;
-            crowd.take(command)?;
+            fans.take(serde_json::from_str(&line?)?)?;
         }
-        crowd.go_on()?;
+        fans.go_on()?;
     }
+}
+
+fn say(said: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(said)?);
+    Ok(())
 }

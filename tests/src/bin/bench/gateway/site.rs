@@ -134,8 +134,17 @@ impl Site {
         Ok(site)
     }
 
-    /// Starts a gateway without fans.
+    /// Starts a gateway without fans, on any free port.
     pub(super) async fn gateway(&self, extra: &[(&str, &str)]) -> Result<Gateway> {
+        self.gateway_at(ANY, extra).await
+    }
+
+    /// The same at an address.
+    pub(super) async fn gateway_at(
+        &self,
+        address: &str,
+        extra: &[(&str, &str)],
+    ) -> Result<Gateway> {
         let (endpoint, server) = (&*self.dynamodb.endpoint, &*self.server_url);
         let mut flags = match self.front {
             Front::Gateway => vec![
@@ -153,7 +162,7 @@ impl Site {
             }
         };
         flags.extend([
-            ("--fans-listen", ANY),
+            ("--fans-listen", address),
             ("--stage", "dev"),
             ("--fans-max", "20000"),
             ("--fans-per-address-max", "20000"),

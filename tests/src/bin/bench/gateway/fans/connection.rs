@@ -1,6 +1,7 @@
 //! One fan's socket: opening it, and bytes in and out of it. Knows frames, and no message.
 
 use std::{
+    fmt,
     io::{self, Read, Write},
     net::SocketAddr,
 };
@@ -15,6 +16,9 @@ use super::frames::{self, Answer, Kind};
 /// Internet. A loopback's segments are so large that kilobytes of messages would never fill a socket.
 const STALLING_BYTES: usize = 4_096;
 const STALLING_SEGMENT_BYTES: u32 = 1_400;
+
+/// The code of a fan who leaves by itself (RFC 6455, 7.4.1).
+const LEAVING: u16 = 1000;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +50,16 @@ pub(super) enum Event<'a> {
     Ping,
 }
 
-/// How a connection ended: what the server said of it.
+/// How a connection ended.
 #[derive(Debug)]
-pub(super) struct Ended(pub(super) String);
+pub(super) enum Ended {
+    /// With a word of the server's, and the code of the word.
+    Closed { code: u16, reason: String },
+    /// The handshake was refused, with this status line.
+    Refused(String),
+    /// Without a word.
+    Broken(String),
+}
 
 impl Connection {
     /// Begins to open one.
@@ -109,7 +120,7 @@ impl Connection {
 
     /// Reads what is there, into a buffer that is shared by all; gives how much. 0 is the end; `None`
     /// says that there is nothing.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Ended> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Ended> {
         if self.phase == Phase::Connecting {
             return Ok(None);
         }
@@ -123,9 +134,42 @@ impl Connection {
         }
     }
 
+    /// Reads what is there, or to the end of the connection, and hands on what it says. An inner error
+    /// ends the connection, an outer one is a fault.
+    pub(super) fn pump(
+        &mut self,
+        buffer: &mut [u8],
+        to_the_end: bool,
+        mut on: impl FnMut(&mut Self, Event<'_>) -> Result<()>,
+    ) -> Result<Result<(), Ended>> {
+        loop {
+            let length = match self.read(buffer) {
+                Ok(Some(0)) => {
+                    let what = "the connection was closed".to_owned();
+                    return Ok(Err(Ended::Broken(what)));
+                }
+                Ok(Some(length)) => length,
+                Ok(None) => return Ok(Ok(())),
+                Err(ended) => return Ok(Err(ended)),
+            };
+            if let Err(ended) = self.take(&buffer[..length], &mut on)? {
+                return Ok(Err(ended));
+            }
+            // What is not there yet is another event.
+            if length < buffer.len() && !to_the_end {
+                return Ok(Ok(()));
+            }
+        }
+    }
+
+    /// Says goodbye; the connection is to be dropped after it.
+    pub(super) fn leave(&mut self) {
+        let _ = self.send(&frames::close(&LEAVING.to_be_bytes()));
+    }
+
     /// Takes bytes that were read, and hands on what they say. An inner error ends the connection, an
     /// outer one is a fault.
-    pub(super) fn take(
+    fn take(
         &mut self,
         bytes: &[u8],
         mut on: impl FnMut(&mut Self, Event<'_>) -> Result<()>,
@@ -146,7 +190,7 @@ impl Connection {
                     self.rest.extend(bytes);
                     return Ok(Ok(()));
                 }
-                Some(Answer::Refused(status)) => return Ok(Err(Ended(status))),
+                Some(Answer::Refused(status)) => return Ok(Err(Ended::Refused(status))),
                 Some(Answer::Accepted(length)) => at = length,
             }
             self.phase = Phase::Open;
@@ -164,7 +208,11 @@ impl Connection {
                     on(self, Event::Ping)?;
                 }
                 Kind::Pong => bail!("a pong that nobody asked for"),
-                Kind::Close => return Ok(Err(Ended(closed(payload)))),
+                Kind::Close => {
+                    // Whoever is told goodbye says so, too, if it still can be said.
+                    let _ = self.send(&frames::close(&payload[..payload.len().min(2)]));
+                    return Ok(Err(closed(payload)));
+                }
             }
         }
         self.rest.extend(&bytes[at..]);
@@ -193,18 +241,28 @@ fn stalling(address: SocketAddr) -> io::Result<TcpStream> {
 const EINPROGRESS: i32 = 115;
 
 /// What a close frame says.
-fn closed(payload: &[u8]) -> String {
+fn closed(payload: &[u8]) -> Ended {
     match payload.split_first_chunk::<2>() {
-        Some((code, reason)) => {
-            let (code, reason) = (u16::from_be_bytes(*code), String::from_utf8_lossy(reason));
-            format!("closed with {code}, {reason:?}")
+        Some((code, reason)) => Ended::Closed {
+            code: u16::from_be_bytes(*code),
+            reason: String::from_utf8_lossy(reason).into_owned(),
+        },
+        None => Ended::Broken("closed without a code".to_owned()),
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed { code, reason } => write!(formatter, "closed with {code}, {reason:?}"),
+            Self::Refused(status) => write!(formatter, "refused with {status:?}"),
+            Self::Broken(what) => formatter.write_str(what),
         }
-        None => "closed without a code".to_owned(),
     }
 }
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
-        Self(error.to_string())
+        Self::Broken(error.to_string())
     }
 }

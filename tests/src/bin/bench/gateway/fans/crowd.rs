@@ -11,22 +11,20 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use mio::{Registry, Token};
+use mio::{Registry, event};
 
 use super::{
-    Args,
+    Args, Told,
     account::Account,
     connection::Connection,
     judge::{Judge, Protocol},
     progress::{Due, Returning},
+    say,
 };
 use crate::{
     gateway::crowd::{Command, Report, Said},
     load::unix_ns,
 };
-
-/// The token of what wakes the loop beside sockets.
-pub(super) const WAKE: Token = Token(usize::MAX);
 
 /// Handshakes under way at one moment, unless everybody comes back at once.
 const CONNECTING_MAX: usize = 128;
@@ -98,9 +96,12 @@ impl Crowd {
             returning: None,
         }
     }
+}
 
-    /// How a fan is called.
-    pub(super) fn name(&self, fan: usize) -> String {
+impl Told for Crowd {
+    type Command = Command;
+
+    fn name(&self, fan: usize) -> String {
         let consumer = self.judge.consumer_id(self.consumer(fan));
         format!(
             "fan {fan}, {consumer}, of protocol {:?}",
@@ -108,8 +109,7 @@ impl Crowd {
         )
     }
 
-    /// Does what was told, or begins to.
-    pub(super) fn take(&mut self, command: Command) -> Result<()> {
+    fn take(&mut self, command: Command) -> Result<()> {
         self.since = Instant::now();
         match command {
             Command::Connect { fans } => {
@@ -148,14 +148,16 @@ impl Crowd {
         Ok(())
     }
 
-    /// Until when nothing has to be done but what sockets bring.
-    pub(super) fn sleeps(&self) -> Duration {
+    fn sleeps(&self) -> Duration {
         let next = self.pausing.peek().map(|Reverse((at, _))| *at);
         next.map_or(DEADLINE, |at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Connects whoever is to connect now, and looks whether something takes too long.
-    pub(super) fn go_on(&mut self) -> Result<()> {
+    fn touched(&mut self, fan: usize, event: &event::Event) -> Result<()> {
+        self.on_socket(fan, event)
+    }
+
+    fn go_on(&mut self) -> Result<()> {
         let now = Instant::now();
         while let Some(Reverse((at, fan))) = self.pausing.peek().copied()
             && at <= now
@@ -181,7 +183,9 @@ impl Crowd {
         }
         Ok(())
     }
+}
 
+impl Crowd {
     fn consumer(&self, fan: usize) -> usize {
         fan % self.judge.consumers()
     }
@@ -280,9 +284,4 @@ impl Crowd {
             named.join("\n  ")
         )
     }
-}
-
-fn say(said: &Said) -> Result<()> {
-    println!("{}", serde_json::to_string(said)?);
-    Ok(())
 }

@@ -73,6 +73,11 @@ pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
     masked(0x8a, payload)
 }
 
+/// The end of the conversation; the payload is empty or begins with a code.
+pub(super) fn close(payload: &[u8]) -> Vec<u8> {
+    masked(0x88, payload)
+}
+
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match (u8::try_from(payload.len()), u16::try_from(payload.len())) {

@@ -102,6 +102,33 @@ impl Judge {
         Ok((change, said))
     }
 
+    /// The first change after this one that a message of protocol 1 can answer, and its state; the
+    /// change itself where the message repeats it. One whose newest change is due answers that if it
+    /// can. An error says what is wrong with the message.
+    pub(super) fn first_after(
+        &mut self,
+        consumer: usize,
+        after: u32,
+        is_due: bool,
+        message: &[u8],
+    ) -> Result<(u32, usize)> {
+        let digest = book::first_in(message).context("not a set")?;
+        let expected = &self.book.consumers[consumer].first;
+        let newest = self.newest().filter(|_| is_due);
+        let mut later = newest.into_iter().chain(self.positions.from(after + 1));
+        let found = later.find(|(_, state)| expected[*state] == digest);
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let mut same = self.positions.from(after).take(1);
+        if let Some(same) = same.find(|(_, state)| expected[*state] == digest) {
+            return Ok(same);
+        }
+        let (_, state) = self.newest().context("nothing was written yet")?;
+        let whose = self.whose(Protocol::First, digest, consumer, state);
+        bail!("nothing that was changed after {after}: {whose}")
+    }
+
     fn is_right(
         &mut self,
         consumer: usize,
@@ -245,6 +272,23 @@ mod tests {
         assert_eq!(wrong, "not the set of ann in state 1, but bob's in state 1");
         let old = first(r#"{"PLAYER": "ann-0"}"#).unwrap_err().to_string();
         assert_eq!(old, "not the set of ann in state 1, but ann's in state 0");
+    }
+
+    #[test]
+    fn a_message_of_protocol_1_may_answer_what_was_changed_since() {
+        let mut judge = judge(true);
+        judge.announce(9, 2);
+        let mut first = |after, is_due, text: &str| {
+            let found = judge.first_after(0, after, is_due, text.as_bytes());
+            found.map_err(|error| error.to_string())
+        };
+        assert_eq!(first(7, false, r#"{"PLAYER": "ann-1"}"#), Ok((8, 1)));
+        assert_eq!(first(7, true, r#"{"PLAYER": "ann-2"}"#), Ok((9, 2)));
+        assert_eq!(first(8, false, r#"{"PLAYER": "ann-1"}"#), Ok((8, 1)));
+        let old = first(8, false, r#"{"PLAYER": "ann-0"}"#).unwrap_err();
+        let whose = "ann in state 2, but ann's in state 0";
+        assert_eq!(old, format!("nothing that was changed after 8: {whose}"));
+        assert!(first(7, false, r#"{"PLAYER": "bob-1"}"#).is_err());
     }
 
     #[test]

@@ -40,6 +40,15 @@ impl Positions {
         Some((announced.change, announced.state))
     }
 
+    /// The changes from this one on, and their states, the oldest first.
+    pub(super) fn from(&self, change: u32) -> impl Iterator<Item = (u32, usize)> {
+        let begin = self
+            .announced
+            .partition_point(|announced| announced.change < change);
+        let later = self.announced[begin..].iter();
+        later.map(|announced| (announced.change, announced.state))
+    }
+
     /// The change that stands at a position, where a state is said to stand.
     pub(super) fn change(&mut self, epoch: &[u8], sequence: &[u8], state: usize) -> Result<u32> {
         let mut known = self.known.iter().rev();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use mio::{Token, event};
 use touchline_tests::fan::registration;
 
-use super::{Crowd, Fan, say};
+use super::{Crowd, Fan};
 use crate::{
     gateway::{
         crowd::Said,
@@ -20,6 +20,7 @@ use crate::{
             connection::{Connection, Ended, Event},
             frames,
             judge::Protocol,
+            say,
         },
     },
     load::unix_ns,
@@ -30,11 +31,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 impl Crowd {
     /// Something came of a fan's socket.
-    pub(in crate::gateway::fans) fn touched(
-        &mut self,
-        fan: usize,
-        event: &event::Event,
-    ) -> Result<()> {
+    pub(super) fn on_socket(&mut self, fan: usize, event: &event::Event) -> Result<()> {
         let Some(connection) = &mut self.fans[fan].connection else {
             return Ok(());
         };
@@ -66,40 +63,23 @@ impl Crowd {
     /// Reads what is there. What is not there yet is another event, but for the end, which may have
     /// come with it.
     pub(super) fn read(&mut self, fan: usize, to_the_end: bool) -> Result<()> {
+        let Some(mut connection) = self.fans[fan].connection.take() else {
+            return Ok(());
+        };
         let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let Some(mut connection) = self.fans[fan].connection.take() else {
-                break;
-            };
-            let read = connection.read(&mut buffer);
-            let length = match read {
-                Ok(Some(0)) => Err(Ended("the connection was closed".to_owned())),
-                Ok(Some(length)) => {
-                    let on = |connection: &mut Connection, event: Event<'_>| {
-                        self.came(fan, connection, event)
-                    };
-                    let taken = connection.take(&buffer[..length], on)?;
-                    taken.map(|()| Some(length))
-                }
-                Ok(None) => Ok(None),
-                Err(ended) => Err(ended),
-            };
-            match length {
-                Ok(length) => {
-                    self.fans[fan].connection = Some(connection);
-                    if length.is_none_or(|length| length < buffer.len() && !to_the_end) {
-                        break;
-                    }
-                }
-                Err(ended) => {
-                    drop(connection);
-                    self.ended(fan, &ended)?;
-                    break;
-                }
+        let on = |connection: &mut Connection, event: Event<'_>| self.came(fan, connection, event);
+        let read = connection.pump(&mut buffer, to_the_end, on);
+        self.buffer = buffer;
+        match read? {
+            Ok(()) => {
+                self.fans[fan].connection = Some(connection);
+                Ok(())
+            }
+            Err(ended) => {
+                drop(connection);
+                self.ended(fan, &ended)
             }
         }
-        self.buffer = buffer;
-        Ok(())
     }
 
     /// A connection could not be had or came to its end.
@@ -111,7 +91,7 @@ impl Crowd {
         self.fans[fan].is_registered = false;
         self.report.closed += 1;
         let Some(returning) = &mut self.returning else {
-            bail!("{}; the last message was: {}", ended.0, self.last(fan));
+            bail!("{ended}; the last message was: {}", self.last(fan));
         };
         returning.refused();
         let pause = PAUSE_MAX.mul_f64(rand::random());
