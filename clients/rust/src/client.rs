@@ -231,7 +231,8 @@ impl Client {
             ..proto::BatchGetComponentsRequest::default()
         };
         let end = Instant::now() + deadline;
-        let compressed: replicas::ConfigureCall = |call| call.accept_compressed(CompressionEncoding::Gzip);
+        let compressed: replicas::ConfigureCall =
+            |call| call.accept_compressed(CompressionEncoding::Gzip);
         let mut parts = replicas::batch::<proto::BatchGetComponentsResponse>(
             self.replicas.clone(),
             compressed,

@@ -5,7 +5,10 @@
 use std::{
     collections::HashMap,
     ops::ControlFlow,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -66,6 +69,28 @@ pub struct OwnFanOutOptions {
     pub push_deadline: Duration,
 }
 
+/// Where the audience of an event begins: after whoever was served by a fan-out that was cut short, else
+/// with anybody. So nobody is always last, and nobody is passed over again and again where changes come
+/// faster than fan-outs end.
+#[derive(Debug, Clone)]
+struct Turn(Arc<AtomicUsize>);
+
+impl Turn {
+    fn anybodys() -> Self {
+        Self(Arc::new(AtomicUsize::new(rand::random_range(..1 << 30))))
+    }
+
+    /// The place of the first of so many.
+    fn first(&self, audience: usize) -> usize {
+        self.0.load(Ordering::Relaxed) % audience.max(1)
+    }
+
+    /// So many more were served.
+    fn pass(&self, served: usize) {
+        self.0.fetch_add(served, Ordering::Relaxed);
+    }
+}
+
 /// Fans that are to be served.
 type Open = Vec<(ConsumerId, Watchers)>;
 
@@ -101,7 +126,7 @@ struct Pushing {
     /// What fans were shown, or are being shown.
     known: Known,
     /// The fan-out of an event that runs, and what ends it early.
-    running: HashMap<EventId, (u64, CancellationToken)>,
+    running: HashMap<EventId, (u64, CancellationToken, Turn)>,
     fan_outs: JoinSet<(EventId, u64)>,
     begun: u64,
     /// Nothing was heard yet.
@@ -181,13 +206,18 @@ impl Pushing {
         self.begun += 1;
         let (event_id, number) = (change.event_id.clone(), self.begun);
         let superseded = CancellationToken::new();
-        let running = (number, superseded.clone());
-        if let Some((_, before)) = self.running.insert(event_id.clone(), running) {
+        let before = self.running.remove(&event_id);
+        let turn = before
+            .as_ref()
+            .map_or_else(Turn::anybodys, |(_, _, turn)| turn.clone());
+        if let Some((_, before, _)) = before {
             before.cancel();
         }
+        let running = (number, superseded.clone(), turn.clone());
+        self.running.insert(event_id.clone(), running);
         let fan_out = self.fan_out.clone();
         self.fan_outs.spawn(async move {
-            fan_out.reach(&task, observed, &superseded).await;
+            fan_out.reach(&task, observed, &superseded, &turn).await;
             (event_id, number)
         });
     }
@@ -199,7 +229,7 @@ impl Pushing {
                 if self
                     .running
                     .get(&event_id)
-                    .is_some_and(|(running, _)| *running == number)
+                    .is_some_and(|(running, ..)| *running == number)
                 {
                     self.running.remove(&event_id);
                 }
@@ -212,12 +242,19 @@ impl Pushing {
 impl OwnFanOut {
     /// Fans out until everybody was served whom the change reaches, or something newer supersedes it.
     /// Who registers from now on is answered with this state, or a newer one.
-    async fn reach(&self, task: &Task, observed: Instant, superseded: &CancellationToken) {
-        let open = self.sessions.audience(task.contents());
+    async fn reach(
+        &self,
+        task: &Task,
+        observed: Instant,
+        superseded: &CancellationToken,
+        turn: &Turn,
+    ) {
+        let mut open = self.sessions.audience(task.contents());
         let audience = open.len();
+        open.rotate_left(turn.first(audience));
         let (mark, measurement) = measure(observed);
         let reached = match task {
-            Task::Push(shown) => self.push(shown, open, superseded, &mark).await,
+            Task::Push(shown) => self.push(shown, open, superseded, &mark, turn).await,
             Task::End { .. } => self.end(task, open, superseded, &mark).await,
         };
         drop(mark);
@@ -241,6 +278,7 @@ impl OwnFanOut {
         mut open: Open,
         superseded: &CancellationToken,
         mark: &Mark,
+        turn: &Turn,
     ) -> ControlFlow<()> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut time = self.options.push_deadline;
@@ -251,7 +289,7 @@ impl OwnFanOut {
                 .map(<[_]>::to_vec)
                 .collect();
             open = stream::iter(batches)
-                .map(|batch| self.serve(shown, batch, deadline, superseded, mark))
+                .map(|batch| self.serve(shown, batch, deadline, superseded, mark, turn))
                 .buffer_unordered(self.options.batches_at_once)
                 .concat()
                 .await;
@@ -278,6 +316,7 @@ impl OwnFanOut {
         deadline: Instant,
         superseded: &CancellationToken,
         mark: &Mark,
+        turn: &Turn,
     ) -> Open {
         let batch = batch
             .into_iter()
@@ -285,6 +324,8 @@ impl OwnFanOut {
         let mut question = Question::new(&self.components, shown, deadline, superseded, batch);
         let mut posted = 0;
         while let Some(answers) = question.next().await {
+            // Batches are asked for in order, so that these are about the first of them.
+            turn.pass(answers.len());
             for ((consumer_id, watchers), set) in answers {
                 let (set, recommendation_id) = match set {
                     Ok(answer) => answer,
@@ -347,5 +388,19 @@ impl OwnFanOut {
     fn post(&self, watcher: &Watcher, frame: Frame, mark: &Mark) {
         let posted = watcher.connection.post(frame.measured(mark.clone()));
         self.metrics.fan_out.pushed(&posted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_passed_over_comes_first_the_next_time() {
+        let turn = Turn(Arc::new(AtomicUsize::new(7)));
+        assert_eq!(turn.first(10), 7);
+        turn.pass(6);
+        assert_eq!(turn.first(10), 3);
+        assert_eq!(turn.first(0), 0);
     }
 }

@@ -51,8 +51,8 @@ impl Memory {
         }
     }
 
-    /// Whom an event reaches that names these contents: all where it names none. Begins with another
-    /// consumer each time, so that nobody is always last.
+    /// Whom an event reaches that names these contents: all where it names none, always in the same
+    /// order as far as nobody comes or goes.
     pub fn audience(&self, contents: &BTreeSet<ContentId>) -> Vec<(ConsumerId, Watchers)> {
         let watching = self.lock();
         let watched: Vec<_> = match contents.is_empty() {
@@ -62,17 +62,11 @@ impl Memory {
                 .filter_map(|content| watching.contents.get(content))
                 .collect(),
         };
-        let mut audience: Vec<_> = watched
+        watched
             .into_iter()
             .flatten()
             .map(|(consumer, watchers)| (consumer.clone(), watchers.clone()))
-            .collect();
-        drop(watching);
-        if !audience.is_empty() {
-            let first = rand::random_range(..audience.len());
-            audience.rotate_left(first);
-        }
-        audience
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Watching> {

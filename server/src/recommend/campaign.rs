@@ -28,7 +28,8 @@ pub async fn follow(
             }
             match Target::parse(text.trim()) {
                 Some(target) if target.region() == region => {
-                    if recommender.retarget(target.clone(), None).await {
+                    // Boxed, as it makes whole clients of AWS.
+                    if Box::pin(recommender.retarget(target.clone(), None)).await {
                         let arn = target.arn();
                         tracing::info!(arn, "another campaign is asked");
                     }
