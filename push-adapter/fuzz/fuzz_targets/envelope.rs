@@ -26,7 +26,8 @@ fuzz_target!(|input: &[u8]| {
     let version = Version::from_text(fields.version.clone());
     let state = Arc::new(StateText::new(&event_id, &version, position.as_ref()));
     let received = ComponentSet::decode(&*fields.set.encode_to_vec()).expect("it is one");
-    let set = EncodedSet::new(received, &state, &Fragments::default()).expect("components are some");
+    let set =
+        EncodedSet::new(received, &state, &Fragments::default()).expect("components are some");
     assert_eq!(set.set_id(), fields.set.set_id);
     let recommendation_id = fields.recommendation_id.as_str();
     let [first, second] =
