@@ -38,9 +38,6 @@ pub use welcome::{Arrivals, Welcome, welcome};
 
 use places::Place;
 
-/// Handshakes under way; beyond, fans wait to be accepted.
-const HANDSHAKES_MAX: usize = 1_024;
-
 /// Everything that the front needs.
 #[derive(Debug)]
 pub struct Gateway {
@@ -107,10 +104,8 @@ pub async fn serve(
 
 /// Accepts fans for ever, at the rate that is allowed.
 async fn accept(gateway: &Arc<Gateway>, listener: &TcpListener, fans: &TaskTracker) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         gateway.rates.admit().await;
-        let turn = handshakes.clone().acquire_owned().await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -120,16 +115,23 @@ async fn accept(gateway: &Arc<Gateway>, listener: &TcpListener, fans: &TaskTrack
                 continue;
             }
         };
-        let Some(place) = gateway.places.take() else {
-            gateway.metrics.front.refused.full.inc();
+        let refused = &gateway.metrics.front.refused;
+        let Some(mut place) = gateway.places.take() else {
+            refused.full.inc();
             refuse(&stream);
             continue;
         };
+        // Whoever says nothing for the time of a handshake has a place all the same: without a proxy it
+        // is known already whose.
+        if !gateway.access.is_by_proxy() && !place.of(address.ip()) {
+            refused.address_full.inc();
+            refuse(&stream);
+            continue;
+        }
         let (gateway, tracker) = (gateway.clone(), fans.clone());
         // The handshake has a task of its own, so that the connection's does not keep its size.
         fans.spawn(async move {
             let shaken = greet(&gateway, stream, address, place).await;
-            drop(turn);
             if let Some((connection, place)) = shaken {
                 tracker.spawn(async move {
                     conversation::hold(gateway, connection).await;

@@ -53,6 +53,11 @@ impl FanAccess {
                 .any(|allowed| allowed == "*" || origin.as_bytes() == allowed.as_bytes())
     }
 
+    /// Whether somebody else says where a fan connects from.
+    pub fn is_by_proxy(&self) -> bool {
+        self.proxy_protocol || self.forwarded_hops > 0
+    }
+
     /// What fans' connections are encrypted with; `None`: plain text.
     pub fn tls(&self) -> Result<Option<ServerTls>, ConfigError> {
         let (certificate, key) = match (&self.fans_tls_certificate, &self.fans_tls_key) {

@@ -57,11 +57,15 @@ impl Places {
 }
 
 impl Place {
-    /// It is one of this address; whether that may have one more.
+    /// It is one of this address, from the first time on that this is asked; whether that may have one
+    /// more.
     pub(super) fn of(&mut self, address: IpAddr) -> bool {
+        if self.address.is_some() {
+            return true;
+        }
         let mut taken = self.shared.lock();
         let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        if self.address.is_some() || of_address >= self.shared.each_max {
+        if of_address >= self.shared.each_max {
             return false;
         }
         taken.by_address.insert(address, of_address + 1);
@@ -107,7 +111,7 @@ mod tests {
         let [one, other] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
         let [mut first, mut second, mut third] = [(); 3].map(|()| places.take().unwrap());
         assert!(places.take().is_none());
-        assert!(first.of(one) && second.of(one));
+        assert!(first.of(one) && first.of(one) && second.of(one));
         assert!(!third.of(one));
         assert!(third.of(other));
         drop(first);

@@ -45,7 +45,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Arrival {
     connection: Arc<Connection>,
-    consumer_id: ConsumerId,
     registering: Registering,
     /// How often it was registered before on this connection: the newest is the one that counts.
     number: u32,
@@ -74,7 +73,6 @@ impl Welcome {
             return;
         }
         let arrival = Arrival {
-            consumer_id: registering.registration.consumer_id.clone(),
             number: connection.times.registrations(),
             connection: connection.clone(),
             registering,
@@ -85,6 +83,10 @@ impl Welcome {
 }
 
 impl Arrival {
+    fn consumer_id(&self) -> &ConsumerId {
+        &self.registering.registration.consumer_id
+    }
+
     /// Nobody waits for the answer any more: the fan is gone, or has registered anew.
     fn is_over(&self) -> bool {
         self.connection.ending().is_some() || self.connection.times.registrations() != self.number
@@ -168,7 +170,7 @@ async fn ask(gateway: &Gateway, shown: Arc<Shown>, arrivals: Vec<Arrival>) -> Ve
     let never = CancellationToken::new();
     let batch = arrivals
         .into_iter()
-        .map(|arrival| (arrival.consumer_id.clone(), arrival));
+        .map(|arrival| (arrival.consumer_id().clone(), arrival));
     let question = Question::new(&gateway.components, &shown, deadline, &never, batch);
     let mut question = question.once();
     let mut left = Vec::new();
@@ -181,7 +183,7 @@ async fn ask(gateway: &Gateway, shown: Arc<Shown>, arrivals: Vec<Arrival>) -> Ve
                     }
                     let of = StateOf {
                         event_id: shown.event_id.clone(),
-                        consumer_id: arrival.consumer_id.clone(),
+                        consumer_id: arrival.consumer_id().clone(),
                         position: shown.position.clone(),
                         answers: true,
                     };

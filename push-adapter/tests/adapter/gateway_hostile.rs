@@ -50,6 +50,9 @@ fn refused(reason: &str) -> String {
     format!("touchline_push_handshakes_refused_total{{reason=\"{reason}\"}}")
 }
 
+const HANDSHAKE: &str = "GET /dev HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+     sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+
 /// A socket that is a fan's after the handshake, of whom only raw bytes are known. `buffer` bounds what
 /// the kernel takes for who does not read.
 async fn raw_fan(address: SocketAddr, buffer: Option<u32>) -> TcpStream {
@@ -58,9 +61,7 @@ async fn raw_fan(address: SocketAddr, buffer: Option<u32>) -> TcpStream {
         socket.set_recv_buffer_size(bytes).unwrap();
     }
     let mut stream = socket.connect(address).await.unwrap();
-    let head = "GET /dev HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-                sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(stream.read_u8().await.unwrap());
@@ -344,4 +345,62 @@ async fn messages_of_one_consumer_are_limited_over_all_connections() {
     assert!(throttled > 0, "each alone was within its limit");
     is_served(&world, &mut ann, "GOAL").await;
     assert_ne!(json!(null), fans[0].hear().await);
+}
+
+#[tokio::test]
+async fn who_says_nothing_counts_against_its_address() {
+    let (_world, front, _ann) = beside_ann(|args| args.fans.fans_per_address_max = 2).await;
+    let address = front.running.fans_address;
+    let _silent = TcpStream::connect(address).await.unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    match client_async(format!("ws://{address}/dev"), stream).await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 429),
+        // The socket may be closed before the answer is read.
+        Err(Error::Io(_) | Error::Protocol(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    is_counted(&front, &refused("address_full")).await;
+}
+
+#[tokio::test]
+async fn a_crowd_is_let_in_at_the_rate_that_is_allowed() {
+    let world = World::start().await;
+    let front = Front::with(&world, |args| args.fans.handshakes_per_second = 20).await;
+    let began = std::time::Instant::now();
+    futures::future::join_all((0..12).map(|_| front.fan())).await;
+    // Two at once and ten more: a machine that is slow only takes longer.
+    assert!(began.elapsed() >= Duration::from_millis(400));
+}
+
+#[tokio::test]
+async fn messages_of_one_address_are_limited_over_all_connections() {
+    let (_world, front, _ann) = beside_ann(|args| args.fans.messages_per_address = 1).await;
+    let mut fans = vec![front.fan().await, front.fan().await];
+    let mut throttled = 0;
+    for _ in 0..5 {
+        for fan in &mut fans {
+            fan.send(Message::text("x")).await;
+            let answer = fan.hear().await;
+            throttled += usize::from(answer["message"] == "too many messages; send fewer a second");
+        }
+    }
+    assert!(throttled > 0, "each alone was within its limit");
+}
+
+#[tokio::test]
+async fn a_message_in_the_segment_of_the_handshake_is_heard() {
+    let (_world, front, _ann) = beside_ann(|_| {}).await;
+    let mut stream = TcpStream::connect(front.running.fans_address)
+        .await
+        .unwrap();
+    let register = registration("bob", "final").to_string();
+    let both = [HANDSHAKE.as_bytes(), &frame(0x81, register.as_bytes())].concat();
+    stream.write_all(&both).await.unwrap();
+    let mut heard = Vec::new();
+    let hearing = async {
+        while !heard.ends_with(br#"{"status": "success"}"#) {
+            heard.push(stream.read_u8().await.unwrap());
+        }
+    };
+    tokio::time::timeout(DEADLINE, hearing).await.unwrap();
 }

@@ -11,6 +11,7 @@ mod fan_out;
 mod gateway;
 mod gateway_hostile;
 mod gateway_role;
+mod gateway_tls;
 mod lambda;
 mod late_joiners;
 mod leader;

@@ -17,7 +17,7 @@ use futures::{
 };
 use tokio::time::Instant;
 use tonic::{
-    GrpcMethod, IntoRequest as _, Request, Response, Status, Streaming, client::Grpc,
+    GrpcMethod, Request, Response, Status, Streaming, client::Grpc,
     codegen::http::uri::PathAndQuery,
 };
 use tonic_prost::{ProstCodec, prost::Message};
@@ -219,9 +219,7 @@ async fn stream_of<M: Answers>(
         .insert(GrpcMethod::new(service, method));
     let path = PathAndQuery::from_static("/touchline.v1.ComponentService/BatchGetComponents");
     let codec: ProstCodec<BatchGetComponentsRequest, M> = ProstCodec::default();
-    client
-        .server_streaming(request.into_request(), path, codec)
-        .await
+    client.server_streaming(request, path, codec).await
 }
 
 impl Question {
