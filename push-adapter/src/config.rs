@@ -9,9 +9,11 @@ use touchline_auth::{AuthArgs, CallerArgs};
 
 mod fans;
 mod gateway;
+mod lookup;
 
 pub use fans::{FanAccess, FanLimits};
 pub use gateway::GatewayArgs;
+pub use lookup::LookupArgs;
 
 /// Why the flags cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,15 +68,9 @@ pub struct PushArgs {
     /// and the address of --listen]
     #[arg(long, env = "TOUCHLINE_PUSH_ADVERTISE", value_name = "URL")]
     pub advertise: Option<String>,
-    /// gRPC URL of touchline-server, which gives the component sets; where its name has several
-    /// addresses (a headless service), each consumer is asked for at one of them
-    #[arg(
-        long,
-        env = "TOUCHLINE_SERVER",
-        default_value = "http://127.0.0.1:50051",
-        value_name = "URL"
-    )]
-    pub server: String,
+    /// How the server is asked.
+    #[command(flatten)]
+    pub lookup: LookupArgs,
     /// Which front holds the fans' connections
     #[arg(
         long,
@@ -173,22 +169,6 @@ pub struct PushArgs {
         value_name = "N"
     )]
     pub events_at_once: usize,
-    /// Consumers a request to the server; 1 to 1,000
-    #[arg(
-        long,
-        env = "TOUCHLINE_BATCH_CONSUMERS",
-        default_value_t = 500,
-        value_name = "N"
-    )]
-    pub batch_consumers: usize,
-    /// Requests to the server in flight for one event; 1 to 256
-    #[arg(
-        long,
-        env = "TOUCHLINE_BATCHES_AT_ONCE",
-        default_value_t = 8,
-        value_name = "N"
-    )]
-    pub batches_at_once: usize,
     /// Posts to other fronts in flight, in all; 1 to 10,000
     #[arg(
         long,
@@ -206,13 +186,6 @@ pub struct PushArgs {
         value_name = "N"
     )]
     pub posts_per_second: u32,
-    /// One push's time: what is not delivered by then is counted as failed and tried again with
-    /// longer pauses
-    #[arg(long, env = "TOUCHLINE_PUSH_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub push_deadline: Duration,
-    /// One request's time at the server
-    #[arg(long, env = "TOUCHLINE_SERVER_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub server_timeout: Duration,
     /// One post's time; a leader stops posting this long before its lease ends
     #[arg(long, env = "TOUCHLINE_POST_TIMEOUT", default_value = "1s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub post_timeout: Duration,
@@ -252,7 +225,7 @@ impl PushArgs {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.auth.validate()?;
         self.validate_addresses()?;
-        url("--server", &self.server)?;
+        self.lookup.validate()?;
         for (flag, value) in [
             ("--advertise", &self.advertise),
             ("--api-gateway-endpoint", &self.api_gateway_endpoint),
@@ -335,8 +308,6 @@ impl PushArgs {
     fn validate_numbers(&self) -> Result<(), ConfigError> {
         let own = [
             ("--events-at-once", self.events_at_once, 1_000),
-            ("--batch-consumers", self.batch_consumers, 1_000),
-            ("--batches-at-once", self.batches_at_once, 256),
             ("--posts-at-once", self.posts_at_once, 10_000),
             (
                 "--posts-per-second",
@@ -372,18 +343,6 @@ impl PushArgs {
                 self.second_look,
                 Duration::ZERO,
                 second * 60,
-            ),
-            (
-                "--push-deadline",
-                self.push_deadline,
-                millisecond,
-                second * 600,
-            ),
-            (
-                "--server-timeout",
-                self.server_timeout,
-                millisecond,
-                second * 600,
             ),
             (
                 "--post-timeout",
@@ -542,11 +501,11 @@ mod tests {
     #[test]
     fn a_refused_value_is_named_with_its_flag_and_what_would_be_accepted() {
         assert_eq!(
-            refused(|args| args.server = "localhost".to_owned()),
+            refused(|args| args.lookup.server = "localhost".to_owned()),
             "--server localhost: an http:// or https:// URL is accepted"
         );
         assert_eq!(
-            refused(|args| args.batch_consumers = 1_001),
+            refused(|args| args.lookup.batch_consumers = 1_001),
             "--batch-consumers 1001: 1 to 1000 are accepted"
         );
         assert_eq!(

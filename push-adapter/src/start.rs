@@ -118,7 +118,7 @@ pub async fn start(
         auth: AuthLayer::new(&args.auth, verifier.clone(), change_feed::needs),
         tls: args.auth.server_tls()?,
     };
-    let components = Components::new(&args.server, args.server_timeout, caller.clone())?;
+    let components = Components::new(&args.lookup, caller.clone())?;
     let grpc = bind("--listen", args.listen).await?;
     let grpc_address = grpc.local_addr().context("the listener has no address")?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
@@ -320,10 +320,10 @@ fn api_gateway(args: &PushArgs) -> ApiGateway {
 fn fan_out_options(args: &PushArgs) -> FanOutOptions {
     FanOutOptions {
         events_at_once: args.events_at_once,
-        batch_consumers: args.batch_consumers,
-        batches_at_once: args.batches_at_once,
+        batch_consumers: args.lookup.batch_consumers,
+        batches_at_once: args.lookup.batches_at_once,
         posts_at_once: args.posts_at_once,
-        push_deadline: args.push_deadline,
+        push_deadline: args.lookup.push_deadline,
         second_look: args.second_look,
     }
 }

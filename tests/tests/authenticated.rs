@@ -14,7 +14,7 @@ use touchline_auth::{
 };
 use touchline_cli::fan::{Fan, Heard, Protocol, listen};
 use touchline_client::{Caller, CallerArgs, Client, Error, Watched, proto::EventState};
-use touchline_push::PushArgs;
+use touchline_push::{PushArgs, config::LookupArgs};
 use touchline_server::ServerArgs;
 use touchline_store::{
     aws::AwsArgs,
@@ -131,7 +131,10 @@ async fn a_goal_reaches_the_screen_where_everybody_must_say_who_they_are() {
         fans_listen: loopback,
         management_listen: loopback,
         metrics_listen: loopback,
-        server: format!("https://{}", server.grpc_address),
+        lookup: LookupArgs {
+            server: format!("https://{}", server.grpc_address),
+            ..PushArgs::default().lookup
+        },
         sole_leader: true,
         poll_interval: Duration::from_millis(10),
         auth: secrets.auth(),

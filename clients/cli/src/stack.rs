@@ -16,7 +16,7 @@ use clap::{ArgAction, Args, Parser};
 use tempfile::TempDir;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
-use touchline_push::{PushArgs, Round};
+use touchline_push::{PushArgs, Round, config::LookupArgs};
 use touchline_server::{
     ServerArgs,
     config::{NumResults, RecommenderKind},
@@ -283,7 +283,10 @@ impl Stack {
         let push_shutdown = CancellationToken::new();
         let push_args = PushArgs {
             listen: local(args.push_grpc_port),
-            server: format!("http://{}", server.grpc_address),
+            lookup: LookupArgs {
+                server: format!("http://{}", server.grpc_address),
+                ..PushArgs::default().lookup
+            },
             fans_listen: local(args.fans_port),
             management_listen: local(args.management_port),
             metrics_listen: local(args.push_metrics_port),

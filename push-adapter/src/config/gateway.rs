@@ -4,20 +4,14 @@ use std::{net::SocketAddr, time::Duration};
 
 use touchline_auth::{AuthArgs, CallerArgs};
 
-use super::{ConfigError, FanAccess, FanLimits, invalid, url, validate_stage};
+use super::{ConfigError, FanAccess, FanLimits, LookupArgs, invalid, validate_stage};
 
 /// Flags of a gateway.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GatewayArgs {
-    /// gRPC URL of touchline-server, which gives the component sets; where its name has several
-    /// addresses (a headless service), each consumer is asked for at one of them
-    #[arg(
-        long,
-        env = "TOUCHLINE_SERVER",
-        default_value = "http://127.0.0.1:50051",
-        value_name = "URL"
-    )]
-    pub server: String,
+    /// How the server is asked.
+    #[command(flatten)]
+    pub lookup: LookupArgs,
     /// Address of the fans' WebSocket; the path is the stage
     #[arg(
         long,
@@ -52,29 +46,6 @@ pub struct GatewayArgs {
     /// What is presented to the server, and to whoever leads.
     #[command(flatten)]
     pub caller: CallerArgs,
-    /// Consumers a request to the server; 1 to 1,000
-    #[arg(
-        long,
-        env = "TOUCHLINE_BATCH_CONSUMERS",
-        default_value_t = 500,
-        value_name = "N"
-    )]
-    pub batch_consumers: usize,
-    /// Requests to the server in flight for one event; 1 to 256
-    #[arg(
-        long,
-        env = "TOUCHLINE_BATCHES_AT_ONCE",
-        default_value_t = 8,
-        value_name = "N"
-    )]
-    pub batches_at_once: usize,
-    /// One push's time: whoever has no answer of the server's by then is asked for again, with longer
-    /// pauses
-    #[arg(long, env = "TOUCHLINE_PUSH_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub push_deadline: Duration,
-    /// One request's time at the server
-    #[arg(long, env = "TOUCHLINE_SERVER_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    pub server_timeout: Duration,
     /// How long shutdown takes at most: fans are sent to others in waves over most of it
     #[arg(long, env = "TOUCHLINE_DRAIN_TIMEOUT", default_value = "20s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
@@ -90,7 +61,7 @@ impl GatewayArgs {
     /// Checks every flag; the error names the first that cannot be used.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.auth.validate()?;
-        url("--server", &self.server)?;
+        self.lookup.validate()?;
         validate_stage(&self.stage)?;
         self.fan_access.validate()?;
         let is_open = !self.fans_listen.ip().is_loopback() && !self.insecure;
@@ -105,33 +76,14 @@ impl GatewayArgs {
                             connect; * is accepted there";
             return Err(invalid("--fans-listen", &address, accepted));
         }
-        let own = [
-            ("--batch-consumers", self.batch_consumers, 1_000),
-            ("--batches-at-once", self.batches_at_once, 256),
-        ];
-        super::validate_numbers(own.into_iter().chain(self.fans.numbers()))?;
-        let (millisecond, second) = (Duration::from_millis(1), Duration::from_secs(1));
-        let own = [
-            (
-                "--push-deadline",
-                self.push_deadline,
-                millisecond,
-                second * 600,
-            ),
-            (
-                "--server-timeout",
-                self.server_timeout,
-                millisecond,
-                second * 600,
-            ),
-            (
-                "--drain-timeout",
-                self.drain_timeout,
-                Duration::ZERO,
-                second * 600,
-            ),
-        ];
-        super::validate_durations(own.into_iter().chain(self.fans.durations()))
+        super::validate_numbers(self.fans.numbers().into_iter())?;
+        let drain = (
+            "--drain-timeout",
+            self.drain_timeout,
+            Duration::ZERO,
+            Duration::from_mins(10),
+        );
+        super::validate_durations(self.fans.durations().into_iter().chain([drain]))
     }
 }
 

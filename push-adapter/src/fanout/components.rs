@@ -22,7 +22,7 @@ use touchline_store::{
 };
 
 use crate::{
-    config::ConfigError,
+    config::{ConfigError, LookupArgs},
     convert::state_to_proto,
     messages::{EncodedSet, Fragments, StateText},
 };
@@ -85,14 +85,15 @@ pub struct Answers {
 
 impl Components {
     /// Connects when it is first needed, and again whenever a connection is lost.
-    pub fn new(server: &str, timeout: Duration, caller: Caller) -> Result<Self, ConfigError> {
+    pub fn new(lookup: &LookupArgs, caller: Caller) -> Result<Self, ConfigError> {
+        let server = &lookup.server;
         let replicas =
             Replicas::new(server, configure, caller).map_err(|error| ConfigError::Flag {
                 flag: "--server",
-                value: server.to_owned(),
+                value: server.clone(),
                 accepted: error.to_string(),
             })?;
-        Ok(Self::of(replicas, timeout))
+        Ok(Self::of(replicas, lookup.server_timeout))
     }
 
     /// Asks these replicas, however they were found.

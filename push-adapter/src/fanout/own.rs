@@ -29,6 +29,7 @@ use super::{
     question::Question,
 };
 use crate::{
+    config::LookupArgs,
     connections::{
         Frame, StateOf,
         delivery::{Mark, measure},
@@ -53,20 +54,9 @@ pub struct OwnFanOut {
     /// Who gives component sets.
     pub components: Components,
     /// Limits.
-    pub options: OwnFanOutOptions,
+    pub options: LookupArgs,
     /// What happened.
     pub metrics: Arc<Metrics>,
-}
-
-/// Limits of fanning out.
-#[derive(Debug, Clone)]
-pub struct OwnFanOutOptions {
-    /// Consumers a request to the server.
-    pub batch_consumers: usize,
-    /// Requests to the server in flight for one event.
-    pub batches_at_once: usize,
-    /// One push's time.
-    pub push_deadline: Duration,
 }
 
 /// Where the audience of an event begins: after whoever was served by a fan-out that was cut short, else

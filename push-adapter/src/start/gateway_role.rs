@@ -14,7 +14,7 @@ use crate::{
     connections::{local::Local, writers::Writers},
     fanout::{
         components::Components,
-        own::{self, OwnFanOut, OwnFanOutOptions},
+        own::{self, OwnFanOut},
     },
     gateway::{self, Gateway, Places, Rates, welcome},
     leader::{
@@ -72,7 +72,7 @@ pub async fn start_gateway(
     args.validate()?;
     let caller = Caller::open(&args.caller)?;
     let verifier = Verifier::open(&args.auth)?.map(Arc::new);
-    let components = Components::new(&args.server, args.server_timeout, caller.clone())?;
+    let components = Components::new(&args.lookup, caller.clone())?;
     let tls = args.fan_access.tls()?;
     let fans = bind_fans(args.fans_listen)?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
@@ -101,11 +101,7 @@ pub async fn start_gateway(
     let fan_out = OwnFanOut {
         sessions: sessions.clone(),
         components: components.clone(),
-        options: OwnFanOutOptions {
-            batch_consumers: args.batch_consumers,
-            batches_at_once: args.batches_at_once,
-            push_deadline: args.push_deadline,
-        },
+        options: args.lookup,
         metrics: metrics.clone(),
     };
     // Fans who are still here are served until the last of them was sent away.

@@ -191,7 +191,7 @@ async fn a_newer_state_supersedes_the_fan_out_of_an_older_one() {
 
 #[tokio::test]
 async fn a_server_that_is_away_for_longer_than_a_push_leaves_no_fan_behind_and_serves_none_twice() {
-    let world = World::with(|args| args.push_deadline = Duration::from_millis(500)).await;
+    let world = World::with(|args| args.lookup.push_deadline = Duration::from_millis(500)).await;
     let (mut ann, mut bob) = (world.registered("ann").await, world.registered("bob").await);
     let mut rounds = world.adapter.running.rounds();
     world.server.fail(usize::MAX);
@@ -209,7 +209,7 @@ async fn a_server_that_is_away_for_longer_than_a_push_leaves_no_fan_behind_and_s
 
 #[tokio::test]
 async fn consumers_are_asked_for_in_batches_and_once_however_many_screens_they_have() {
-    let world = World::with(|args| args.batch_consumers = 2).await;
+    let world = World::with(|args| args.lookup.batch_consumers = 2).await;
     let mut fans = Vec::new();
     for consumer in ["ann", "ann", "ann", "bob", "cem"] {
         fans.push((consumer, world.registered(consumer).await));
@@ -335,7 +335,7 @@ async fn hundreds_of_fans_all_get_it() {
 
 #[tokio::test]
 async fn who_has_to_wait_for_an_answer_costs_no_other_fan_a_second_message() {
-    let world = World::with(|args| args.push_deadline = Duration::from_secs(1)).await;
+    let world = World::with(|args| args.lookup.push_deadline = Duration::from_secs(1)).await;
     let mut ann = world.registered("ann").await;
     let mut flaky = world.registered(FLAKY).await;
     let mut rounds = world.adapter.running.rounds();

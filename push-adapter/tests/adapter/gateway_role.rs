@@ -173,8 +173,8 @@ async fn another_leader_is_followed_and_repeats_nothing() {
 async fn fans_are_shown_what_the_server_could_not_say_when_it_can() {
     let world = World::start().await;
     let front = Front::with(&world, |args| {
-        args.push_deadline = Duration::from_millis(100);
-        args.server_timeout = Duration::from_millis(100);
+        args.lookup.push_deadline = Duration::from_millis(100);
+        args.lookup.server_timeout = Duration::from_millis(100);
     })
     .await;
     let mut ann = front.registered("ann").await;

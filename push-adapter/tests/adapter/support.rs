@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Parser;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use touchline_push::{PushArgs, Round, Running, start};
+use touchline_push::{PushArgs, Round, Running, config::LookupArgs, start};
 use touchline_store::{
     embedded::{Embedded, Place},
     event::{Attribute, EventState},
@@ -45,7 +45,10 @@ pub(crate) fn args(server: &StubServer) -> PushArgs {
         fans_listen: loopback(),
         management_listen: loopback(),
         metrics_listen: loopback(),
-        server: server.url(),
+        lookup: LookupArgs {
+            server: server.url(),
+            ..PushArgs::default().lookup
+        },
         sole_leader: true,
         poll_interval: Duration::from_millis(10),
         shard_reads_per_second: std::num::NonZeroU32::MAX,

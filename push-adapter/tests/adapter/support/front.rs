@@ -19,11 +19,12 @@ pub(crate) fn gateway_args(world: &World) -> GatewayArgs {
         #[command(flatten)]
         gateway: GatewayArgs,
     }
+    let mut args = Args::parse_from(["gateway"]).gateway;
+    args.lookup.server = world.server.url();
     GatewayArgs {
         fans_listen: loopback(),
         metrics_listen: loopback(),
-        server: world.server.url(),
-        ..Args::parse_from(["gateway"]).gateway
+        ..args
     }
 }
 
