@@ -3,8 +3,8 @@
     bundle.py BUNDLE SECCOMP [ARGUMENT...]
 
 What the image says stays (program, user, environment); the rest is the chart's securityContext: read-only
-root, no capabilities, no new privileges, containerd's own seccomp profile; an empty /tmp that may be
-written. The network is the machine's, since the checks and the stack are on its loopback.
+root, no capabilities, no new privileges, containerd's own seccomp profile, nothing that may be written. The
+network is the machine's, since the checks and the stack are on its loopback.
 """
 
 import json
@@ -27,10 +27,6 @@ config["root"]["readonly"] = True
 config["mounts"] = [
     mount for mount in config["mounts"] if mount["destination"] not in ("/etc/resolv.conf", "/tmp")
 ]
-config["mounts"].append(
-    {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs",
-     "options": ["nosuid", "nodev", "noexec", "mode=1777", "size=16m"]}
-)
 linux = config["linux"]
 linux["namespaces"] = [one for one in linux["namespaces"] if one["type"] not in ("network", "user")]
 for mapping in ("uidMappings", "gidMappings"):
