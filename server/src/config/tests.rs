@@ -48,7 +48,7 @@ fn a_bad_flag_is_named_with_its_value_and_what_is_accepted() {
         (&["--max-calls", "0"], "--max-calls 0: 1 to 1000000"),
         (
             &["--max-connection-age", "500ms"],
-            "--max-connection-age 500ms: 1s to 24h",
+            "--max-connection-age 500ms: 1s to 1day is accepted",
         ),
         (
             &["--feedback-max", "0"],

@@ -66,12 +66,12 @@ fn head(server: &str, status: &GetStatusResponse) -> String {
         reason => styled(LOUD, format_args!("not ready: {reason}")),
     };
     let up = match uptime(status) {
-        Some(up) => format!("up {}", rounded(up)),
+        Some(up) => format!("  up {}", rounded(up)),
         None => String::new(),
     };
     let more = format!("{}  log {}", status.version, status.log);
     let more = styled(FAINT, more);
-    format!("{}  {server}  {ready}  {up}  {more}", styled(STRONG, what))
+    format!("{}  {server}  {ready}{up}  {more}", styled(STRONG, what))
 }
 
 fn server_lines(text: &mut String, server: &ServerStatus) {
@@ -353,7 +353,14 @@ mod tests {
         let before = sample(Role::Push(push(100)), begin);
         let now = sample(Role::Push(push(350)), begin + Duration::from_secs(2));
         let text = plain(std::slice::from_ref(&now), &[before]);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @"
+        touchline-push  http://127.0.0.1:1  ready  1.2.3  log info
+          http://10.0.0.7:50052 leads  followers 0
+          fans 6: 3 with protocol 2, 2 with protocol 1, 1 not registered
+          fan-outs 0 (0 superseded)  pushes delivered 350, 125/s
+          event final�[2J  version 0123456789abcdef  1.2.3
+          and 2 more, ended ones among them
+        ");
         // One that was started anew counts from 0, and nothing is said of its speed.
         let fewer = sample(Role::Push(push(7)), begin + Duration::from_secs(4));
         assert!(plain(&[fewer], &[now]).contains("pushes delivered 7\n"));
@@ -379,7 +386,14 @@ mod tests {
             ..ServerStatus::default()
         };
         let text = plain(&[sample(Role::Server(server), Instant::now())], &[]);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @"
+        touchline-server  http://127.0.0.1:1  ready  1.2.3  log info
+          calls in flight 0  watchers 0  events 0  no leader is followed; watched rows are polled
+          catalog 0 items, never read  policies reloaded 0 times
+          Personalize: at most 500/s, bears 430/s, in flight 12, waiting 3  the circuit breaker is open
+          cached 75.0 % of 4 rankings
+          answers: personalize live 1
+        ");
     }
 
     #[test]
