@@ -450,7 +450,7 @@ Pod Identity; the embedded store. */}}
     - port: 443
 - to:
     - ipBlock:
-        cidr: 169.254.170.23/32
+        cidr: {{ ternary "fd00:ec2::23/128" "169.254.170.23/32" .Values.ipv6 }}
   ports:
     - port: 80
 {{- if eq .Values.store.kind "embedded" }}
