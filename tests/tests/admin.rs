@@ -132,6 +132,9 @@ async fn every_process_says_what_it_is_doing() -> Result<()> {
         assert!(said.out.contains(part), "{part} in {}", said.out);
     }
 
+    let said = admin(&["health", "--server", &all]).await?;
+    assert_eq!((said.code, said.out.lines().count()), (Some(0), 3), "{said:?}");
+
     // One that is not there does not hide the others.
     let nobody = format!("http://{}", free_address()?);
     let said = admin(&["status", "--server", &format!("{nobody},{}", site.push.1)]).await?;

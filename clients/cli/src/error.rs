@@ -93,7 +93,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A process that did not say what it is doing; why.
+    /// A process that did not say what it is doing, or does not do it; why.
     #[error("{0}")]
     Unasked(String),
     /// A flag's value.

@@ -2,6 +2,9 @@
 //! it never passes on to another replica: what is asked concerns the one that is named.
 
 use tonic::transport::Endpoint;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use touchline_auth::caller::{Caller, CallerChannel};
 use touchline_proto::v1::{self as proto, admin_service_client::AdminServiceClient};
 
@@ -14,6 +17,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Admin {
     service: AdminServiceClient<CallerChannel>,
+    health: HealthClient<CallerChannel>,
     deadlines: Deadlines,
 }
 
@@ -29,9 +33,18 @@ impl Admin {
             source,
         })?;
         Ok(Self {
-            service: AdminServiceClient::new(channel),
+            service: AdminServiceClient::new(channel.clone()),
+            health: HealthClient::new(channel),
             deadlines: Deadlines::default(),
         })
+    }
+
+    /// Whether it serves, by gRPC's health protocol: for callers without the scope `admin`.
+    pub async fn serves(&self) -> Result<bool, Error> {
+        let mut health = self.health.clone();
+        let ask = async |request| health.check(request).await;
+        let answer = timed(self.deadlines.call, HealthCheckRequest::default(), ask).await?;
+        Ok(answer.status() == ServingStatus::Serving)
     }
 
     /// What it is doing.

@@ -67,6 +67,12 @@ pub enum AdminCommand {
         /// How it looks
         format: Format,
     },
+    /// Whether it serves, by gRPC's health protocol; needs no scope where health is open
+    Health {
+        #[command(flatten)]
+        /// Which processes
+        at: Processes,
+    },
     /// End it in order, as SIGTERM does
     Drain {
         #[command(flatten)]
@@ -125,6 +131,16 @@ pub async fn run(args: AdminArgs, shutdown: CancellationToken) -> Result<(), Err
         None if std::io::stdout().is_terminal() => watch(&args.at, shutdown).await,
         None => status(&args.at, false).await,
         Some(AdminCommand::Status { at, format }) => status(&at, format.json).await,
+        Some(AdminCommand::Health { at }) => {
+            for (server, admin) in at.open()? {
+                let serves = admin.serves().await;
+                if !serves.map_err(|source| failed(&server, source))? {
+                    return Err(Error::Unasked(format!("{server} does not serve")));
+                }
+                output::line(format_args!("{server} serves"))?;
+            }
+            Ok(())
+        }
         Some(AdminCommand::Drain { at }) => {
             for (server, admin) in at.open()? {
                 admin
