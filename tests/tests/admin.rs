@@ -133,7 +133,11 @@ async fn every_process_says_what_it_is_doing() -> Result<()> {
     }
 
     let said = admin(&["health", "--server", &all]).await?;
-    assert_eq!((said.code, said.out.lines().count()), (Some(0), 3), "{said:?}");
+    assert_eq!(
+        (said.code, said.out.lines().count()),
+        (Some(0), 3),
+        "{said:?}"
+    );
 
     // One that is not there does not hide the others.
     let nobody = format!("http://{}", free_address()?);

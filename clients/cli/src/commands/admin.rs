@@ -11,9 +11,9 @@ use futures::future::join_all;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use touchline_client::{Admin, proto::GetStatusResponse};
+use touchline_client::Admin;
 
-use self::view::{Sample, view};
+use self::view::{Sample, Silence, view};
 use crate::{
     Error,
     args::{Format, Presented, SERVER},
@@ -189,7 +189,7 @@ async fn status(at: &Processes, json: bool) -> Result<(), Error> {
             let Sample { server, status, .. } = sample;
             output::line(match status {
                 Ok(status) => view::json(server, status),
-                Err(error) => json!({ "address": server, "error": error }),
+                Err(silence) => json!({ "address": server, "error": silence.cause }),
             })?;
         }
     } else {
@@ -199,7 +199,7 @@ async fn status(at: &Processes, json: bool) -> Result<(), Error> {
         .iter()
         .find_map(|sample| sample.status.as_ref().err())
     {
-        Some(error) => Err(Error::Unasked(error.clone())),
+        Some(silence) => Err(Error::Unasked(silence.advice.clone())),
         None => Ok(()),
     }
 }
@@ -244,11 +244,14 @@ async fn draw(
 
 async fn sample(processes: &[(String, Admin)]) -> Vec<Sample> {
     let asked = processes.iter().map(|(server, admin)| async move {
-        let status: Result<GetStatusResponse, _> = admin.status().await;
+        let status = admin.status().await;
         Sample {
             server: server.clone(),
             at: Instant::now(),
-            status: status.map_err(|source| failed(server, source).to_string()),
+            status: status.map_err(|source| Silence {
+                cause: source.to_string(),
+                advice: failed(server, source).to_string(),
+            }),
         }
     });
     join_all(asked).await

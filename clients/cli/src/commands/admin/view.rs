@@ -23,7 +23,16 @@ pub(super) struct Sample {
     /// When it was asked.
     pub(super) at: Instant,
     /// What it said, or why there is nothing.
-    pub(super) status: Result<GetStatusResponse, String>,
+    pub(super) status: Result<GetStatusResponse, Silence>,
+}
+
+/// Why a process said nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Silence {
+    /// In a few words.
+    pub(super) cause: String,
+    /// With the process's name, and what to do about it.
+    pub(super) advice: String,
 }
 
 /// All processes, each in a block; how fast counts grow is by what they were `before`.
@@ -32,9 +41,9 @@ pub(super) fn view(samples: &[Sample], before: &[Sample]) -> String {
     for sample in samples {
         let status = match &sample.status {
             Ok(status) => status,
-            Err(error) => {
-                let name = styled(STRONG, &sample.server);
-                add(&mut text, format_args!("{name}  {}\n", styled(LOUD, error)));
+            Err(silence) => {
+                let (name, cause) = (styled(STRONG, &sample.server), styled(LOUD, &silence.cause));
+                add(&mut text, format_args!("{name}  {cause}\n"));
                 continue;
             }
         };
@@ -399,7 +408,10 @@ mod tests {
     #[test]
     fn one_that_cannot_be_asked_says_why_in_its_place() {
         let mut silent = sample(Role::Push(push(0)), Instant::now());
-        silent.status = Err("nobody is there".to_owned());
+        silent.status = Err(Silence {
+            cause: "nobody is there".to_owned(),
+            advice: String::new(),
+        });
         assert_eq!(
             plain(&[silent], &[]),
             "http://127.0.0.1:1  nobody is there\n"
