@@ -16,14 +16,15 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+import custom
+
 CHART = pathlib.Path(os.environ["CHART"])
 HELM = os.environ["HELM"]
 # One whose reader of schemas is another.
 HELM_BEFORE = os.environ["HELM_BEFORE"]
 MINORS = os.environ["KUBERNETES_MINORS"].split()
 BINARIES = pathlib.Path(os.environ["BINARIES"])
-CRDS = [pathlib.Path(folder) for folder in os.environ["CRDS"].split(":")]
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
 SCRATCH = pathlib.Path(tempfile.mkdtemp(dir=os.environ["SCRATCH"]))
 
 passed = failed = 0
@@ -54,7 +55,7 @@ def render(*values, chart=CHART, minor=None, extra=()):
     done = helm("template", "touchline", "--namespace", "live", *version, *extra, chart=chart, values=values)
     if done.returncode:
         raise SystemExit(f"helm template {values}: {done.stderr}")
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return [document for document in yaml.load_all(done.stdout, custom.Loader) if document]
 
 
 # ---- Schemas -----------------------------------------------------------------------------------------------
@@ -78,18 +79,13 @@ def closed(schema):
 
 
 def custom_resources():
-    """Schemas by (apiVersion, kind), of every CustomResourceDefinition in the folders."""
+    """Schemas by (apiVersion, kind)."""
     found = {}
-    for folder in CRDS:
-        for path in sorted(folder.glob("*.yaml")):
-            for crd in yaml.safe_load_all(path.read_text()):
-                if not crd or crd.get("kind") != "CustomResourceDefinition":
-                    continue
-                for version in crd["spec"]["versions"]:
-                    schema = closed(version["schema"]["openAPIV3Schema"])
-                    schema["properties"].update(metadata={}, apiVersion={}, kind={})
-                    name = f"{crd['spec']['group']}/{version['name']}"
-                    found[name, crd["spec"]["names"]["kind"]] = schema
+    for crd in custom.definitions():
+        for version in crd["spec"]["versions"]:
+            schema = closed(version["schema"]["openAPIV3Schema"])
+            schema["properties"].update(metadata={}, apiVersion={}, kind={})
+            found[f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]] = schema
     return found
 
 
@@ -411,9 +407,16 @@ check("values.yaml and the schema name the same", [*unknown_values(defaults, sch
 # ---- Flags -----------------------------------------------------------------------------------------------------------
 
 
+# Images are built with the feature `ssm`, these binaries without: its flags are those of its source.
+SSM = {f"--{name.replace('_', '-')}" for name in re.findall(
+    r"pub (ssm_\w+):", (CHART.parent / "server" / "store" / "src" / "parameters.rs").read_text())}
+HAVE_SSM = {("touchline-server",), ("touchline-push",)}
+
+
 def known_flags(*command):
-    done = subprocess.run([str(BINARIES / command[0]), *command[1:], "--help"], capture_output=True, text=True, check=True)
-    return set(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9-]+)", done.stdout, re.M))
+    done = subprocess.run([str(BINARIES / command[0]), *command[1:], "--help"], capture_output=True, text=True)
+    found = set(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9-]+)", done.stdout, re.M))
+    return found | SSM if command in HAVE_SSM else found
 
 
 COMMANDS = {"server": ["touchline-server"], "push": ["touchline-push"], "gateway": ["touchline-push", "gateway"]}
@@ -434,7 +437,11 @@ for part in COMMANDS:
     settable = {f"--{kebab(key)}" for key in flags} | {f"--auth-{kebab(key)}" for key in auth} | others
     given = {argument.split("=")[0] for documents in rendered.values() for name, spec in pods(documents)
              for container in spec["containers"] if container["name"] == part for argument in container["args"] if argument.startswith("--")}
-    by_chart = {"push": {"--sole-leader", "--never-lead"}}.get(part, set())
+    by_chart = {
+        "push": {"--sole-leader", "--never-lead"},
+        # Its administration stays on loopback, in plain text.
+        "gateway": {"--tls-certificate", "--tls-key", "--tls-client-ca", "--tls-client-scopes"},
+    }.get(part, set())
     check(f"every flag of {' '.join(COMMANDS[part])} is a value or the chart's", sorted(known[part] - settable - given - by_chart))
 
 def unknown_arguments():
