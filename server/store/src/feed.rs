@@ -209,6 +209,7 @@ mod tests {
                     .map(|content| ContentId::new(content).unwrap())
                     .collect::<BTreeSet<_>>(),
             }),
+            heard: Default::default(),
         }
     }
 
