@@ -84,7 +84,7 @@ pub(crate) fn ended_from_proto(ended: proto::EventEnded) -> Result<Change, Inval
     })
 }
 
-fn position_to_proto(position: &Position) -> proto::Position {
+pub(crate) fn position_to_proto(position: &Position) -> proto::Position {
     proto::Position {
         epoch: position.epoch().to_owned(),
         sequence: position.sequence().to_owned(),

@@ -1,7 +1,7 @@
 //! What this process counts and measures. Each struct is for one part, which moves it and knows nothing
 //! of names; names, help and labels stand here alone. docs/metrics.md is made from them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use touchline_runtime::metrics::{Age, Counter, Gauge, Histogram, Registry, Seconds};
 use touchline_store::{
@@ -191,6 +191,11 @@ impl StreamMetrics {
             self.lag
                 .set(written_at.elapsed().unwrap_or_default().as_secs_f64());
         }
+    }
+
+    /// Since the stream was last read to its tip; `None` on a standby.
+    pub fn age(&self) -> Option<Duration> {
+        self.age.elapsed()
     }
 
     /// Another process reads it now, if any does.

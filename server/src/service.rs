@@ -1,7 +1,7 @@
 //! The gRPC services: `touchline.v1` to domain and back, and checking what came in. Decides nothing:
 //! every handler validates, asks one other module, and translates the answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -28,8 +28,10 @@ pub(crate) struct Api {
     pub(crate) sets: Arc<Sets>,
     pub(crate) batches: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
-    pub(crate) default_deadline: std::time::Duration,
+    pub(crate) default_deadline: Duration,
     pub(crate) follow_up: bool,
+    /// Zero: streams may be open for ever.
+    pub(crate) stream_age_max: Duration,
     pub(crate) shutdown: CancellationToken,
 }
 

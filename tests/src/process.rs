@@ -57,7 +57,7 @@ impl Process {
     }
 
     /// Asks it to end, and gives its exit code.
-    pub async fn terminate(mut self) -> Result<Option<i32>> {
+    pub async fn terminate(self) -> Result<Option<i32>> {
         let pid = self.child.id().context("it has ended already")?;
         let sent = Command::new("kill")
             .args(["-TERM", &pid.to_string()])
@@ -66,6 +66,11 @@ impl Process {
         if !sent.success() {
             bail!("kill -TERM {pid}: {sent}");
         }
+        self.ended().await
+    }
+
+    /// Waits for its end, and gives its exit code.
+    pub async fn ended(mut self) -> Result<Option<i32>> {
         let status = tokio::time::timeout(crate::DEADLINE, self.child.wait())
             .await
             .with_context(|| format!("{} does not end", self.name))??;

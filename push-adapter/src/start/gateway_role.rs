@@ -4,12 +4,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use touchline_auth::{Verifier, caller::Caller};
+use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer};
 use touchline_runtime::observe::{self, Shown};
 use touchline_store::tables::Store;
 
-use super::{bind, bind_fans, ready};
+use super::{administered, bind, bind_fans, ready, serve_grpc};
 use crate::{
+    admin::Push,
     config::GatewayArgs,
     connections::{local::Local, writers::Writers},
     fanout::{
@@ -17,6 +18,7 @@ use crate::{
         own::{self, OwnFanOut},
     },
     gateway::{self, Gateway, Places, Rates, welcome},
+    grpc::{self, Access},
     leader::{
         Feeds,
         follow::{Following, follow},
@@ -30,6 +32,8 @@ use crate::{
 pub struct RunningGateway {
     /// Where fans connect.
     pub fans_address: SocketAddr,
+    /// Where it is administered, over gRPC.
+    pub grpc_address: SocketAddr,
     /// Where metrics and health are.
     pub metrics_address: SocketAddr,
     local: Arc<Local>,
@@ -74,7 +78,12 @@ pub async fn start_gateway(
     let verifier = Verifier::open(&args.auth)?.map(Arc::new);
     let components = Components::new(&args.lookup, caller.clone())?;
     let tls = args.fan_access.tls()?;
+    let access = Access {
+        auth: AuthLayer::new(&args.auth, verifier.clone(), grpc::needs),
+        tls: args.auth.server_tls()?,
+    };
     let fans = bind_fans(args.fans_listen)?;
+    let grpc = bind("--listen", args.listen).await?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
 
     let (metrics, registry) = Metrics::new();
@@ -82,7 +91,7 @@ pub async fn start_gateway(
     let local = Arc::new(Local::default());
     let sessions = Arc::new(Memory::new(local.clone()));
     let following = Following {
-        store,
+        store: store.clone(),
         caller,
         followed: watch::Sender::new(None),
     };
@@ -92,6 +101,7 @@ pub async fn start_gateway(
     };
     let running = RunningGateway {
         fans_address: fans.local_addr()?,
+        grpc_address: grpc.local_addr()?,
         metrics_address: observed.local_addr()?,
         local: local.clone(),
         feeds: feeds.clone(),
@@ -110,7 +120,14 @@ pub async fn start_gateway(
         registry,
         ready: ready(feeds.clone(), shutdown.clone()),
     };
+    let push = Push {
+        store,
+        feeds: feeds.clone(),
+        metrics: metrics.clone(),
+    };
     let tracker = running.tracker.clone();
+    let served = (access, None, administered(push, &shutdown));
+    tracker.spawn(serve_grpc(grpc, served, shutdown.clone()));
     tracker.spawn(observe::serve(observed, shown, drained.clone()));
     let pushing = {
         let fan_out = Arc::new(fan_out);

@@ -140,7 +140,7 @@ impl ComponentService for Api {
 }
 
 impl Api {
-    /// What ends a stream from outside: shutdown, or the deadline that its caller gave.
+    /// What ends a stream from outside: shutdown, its age, or the deadline that its caller gave.
     async fn end(&self, deadline: Deadline) -> Error {
         let deadline = async {
             match deadline.of_caller {
@@ -148,8 +148,16 @@ impl Api {
                 None => std::future::pending().await,
             }
         };
+        let age = async {
+            // Streams that began together do not end together.
+            match self.stream_age_max.mul_f64(rand::random_range(0.9..=1.0)) {
+                Duration::ZERO => std::future::pending().await,
+                age => tokio::time::sleep(age).await,
+            }
+        };
         tokio::select! {
             () = self.shutdown.cancelled() => Error::Draining,
+            () = age => Error::TooOld,
             () = deadline => Error::DeadlineExceeded,
         }
     }

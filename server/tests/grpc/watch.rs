@@ -243,6 +243,25 @@ async fn shutdown_ends_watchers_with_a_word_on_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_stream_of_its_greatest_age_ends_and_the_next_one_is_on_a_new_connection() {
+    let server = Server::with(ServerArgs {
+        max_connection_age: Duration::from_secs(1),
+        ..ServerArgs::default()
+    })
+    .await;
+    server.put(at("1'")).await;
+    let mut stream = open(&server, watch("1", "", "")).await;
+    next(&mut stream).await;
+    let status = soon(stream.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(reason(&status), "CONNECTION_AGE");
+    assert!(says_when_to_retry(&status));
+    let mut again = open(&server, watch("1", "", "")).await;
+    next(&mut again).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_callers_deadline_ends_its_stream_and_the_servers_default_does_not() {
     let server = Server::with(ServerArgs {
         default_deadline: std::time::Duration::from_millis(100),

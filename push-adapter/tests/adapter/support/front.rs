@@ -23,6 +23,7 @@ pub(crate) fn gateway_args(world: &World) -> GatewayArgs {
     args.lookup.server = world.server.url();
     GatewayArgs {
         fans_listen: loopback(),
+        listen: loopback(),
         metrics_listen: loopback(),
         ..args
     }

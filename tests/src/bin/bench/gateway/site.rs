@@ -151,6 +151,7 @@ impl Site {
                 ("gateway", ""),
                 ("--dynamodb-endpoint", endpoint),
                 ("--server", server),
+                ("--listen", "127.0.0.1:0"),
             ]
             .into_iter()
             .chain(LIMITS)

@@ -1,0 +1,3 @@
+module touchline/seccomp
+
+go 1.21
