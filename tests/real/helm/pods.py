@@ -93,6 +93,15 @@ def lay_files(documents, secrets):
     (ETC / "hosts").write_text(f"127.0.0.1 localhost {' '.join(services)}\n")
 
 
+def has_parameters():
+    """Whether these binaries read the prototype's parameters, as those of the images do: the feature `ssm`."""
+    done = subprocess.run([str(BINARIES / "touchline-server"), "--help"], capture_output=True, text=True, check=True)
+    return "--ssm-prefix" in done.stdout
+
+
+HAS_PARAMETERS = has_parameters()
+
+
 class Pod:
     """One container of a deployment, as a process."""
 
@@ -111,7 +120,7 @@ class Pod:
             environment["POD_IP"] = "::1"
         given = self.container["args"] if arguments is None else arguments
         given = [re.sub(r"\$\((\w+)\)", lambda match: environment[match.group(1)], a) for a in given]
-        given = [a.replace("=/data", f"={data}") for a in given]
+        given = [a.replace("=/data", f"={data}") for a in given if HAS_PARAMETERS or not a.startswith("--ssm-")]
         program = re.sub(r"[:@].*", "", self.container["image"].rsplit("/", 1)[-1])
         program = {"touchline-cli": "touchline"}.get(program, program)
         with open(self.log, "w") as log:
