@@ -2,6 +2,7 @@
 
 HELM_VERSION=v3.22.0
 UNITTEST_VERSION=v1.1.2
+JSONPATH_VERSION=v0.4.0
 GRPCURL_VERSION=v1.9.3
 PROMETHEUS_OPERATOR_VERSION=v0.85.0
 GATEWAY_API_VERSION=v1.4.1
@@ -32,12 +33,28 @@ crds() {
     printf '%s\n' "$folder"
 }
 
-helm_program() {
-    go_program helm helm.sh/helm/v3/cmd/helm "$HELM_VERSION"
-}
-
-unittest_program() {
-    go_program helm-unittest github.com/helm-unittest/helm-unittest/cmd/helm-unittest "$UNITTEST_VERSION"
+# Helm and helm-unittest, built as tools of one module: `go install` refuses a module that replaces others, as
+# helm-unittest does, and most of both is the same. Prints their folder.
+helm_programs() {
+    local folder="$TOUCHLINE_TOOLS/helm-$HELM_VERSION-unittest-$UNITTEST_VERSION"
+    if [ ! -e "$folder/complete" ]; then
+        need go 'it builds helm and helm-unittest'
+        rm -rf "$folder"
+        mkdir -p "$folder/source"
+        (
+            cd "$folder/source"
+            export GOFLAGS="-modcacherw ${GOFLAGS:-}" GOBIN="$folder"
+            go mod init touchline.test/helm
+            go mod edit -replace \
+                "github.com/vmware-labs/yaml-jsonpath=github.com/helm-unittest/yaml-jsonpath@$JSONPATH_VERSION"
+            go get -tool "helm.sh/helm/v3/cmd/helm@$HELM_VERSION" \
+                "github.com/helm-unittest/helm-unittest/cmd/helm-unittest@$UNITTEST_VERSION"
+            go install tool
+        ) >&2 || die "cannot build helm $HELM_VERSION and helm-unittest $UNITTEST_VERSION"
+        rm -rf "$folder/source"
+        touch "$folder/complete"
+    fi
+    printf '%s\n' "$folder"
 }
 
 # Folders of custom resources, separated by colons.
