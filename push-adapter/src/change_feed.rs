@@ -95,7 +95,8 @@ fn follow(
             }
             if news.caught_up && !told_caught_up {
                 told_caught_up = true;
-                yield Ok(FollowResponse { message: Some(Message::CaughtUp(CaughtUp {})) });
+                let message = Some(Message::CaughtUp(CaughtUp {}));
+                yield Ok(FollowResponse { message, ..FollowResponse::default() });
             }
         }
     }

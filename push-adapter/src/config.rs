@@ -6,6 +6,7 @@ use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 use clap::Parser as _;
 use tonic::transport::Endpoint;
 use touchline_auth::{AuthArgs, CallerArgs};
+use touchline_runtime::traces::TraceArgs;
 
 mod fans;
 mod gateway;
@@ -208,6 +209,9 @@ pub struct PushArgs {
     /// Limits of the WebSocket front.
     #[command(flatten)]
     pub fans: FanLimits,
+    /// Where traces are sent.
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 impl Default for PushArgs {

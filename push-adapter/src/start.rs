@@ -15,7 +15,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use touchline_admin::Admin;
 use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer};
-use touchline_runtime::observe::{self, Shown};
+use touchline_runtime::{
+    observe::{self, Shown},
+    traces::Traces,
+};
 use touchline_store::{feed::Feed, stream::Quota, tables::Store};
 
 use crate::{
@@ -69,6 +72,7 @@ pub struct Running {
     local: Option<Arc<Local>>,
     api_gateway: Arc<ApiGateway>,
     tracker: TaskTracker,
+    traces: Traces,
 }
 
 impl Running {
@@ -100,6 +104,7 @@ impl Running {
     /// Waits until all has ended after shutdown began.
     pub async fn stopped(self) -> anyhow::Result<()> {
         self.tracker.wait().await;
+        self.traces.end().await;
         Ok(())
     }
 }
@@ -126,6 +131,7 @@ pub async fn start(
         tls: args.auth.server_tls()?,
     };
     let components = Components::new(&args.lookup, caller.clone())?;
+    let traces = Traces::open(&args.traces, "touchline-push").map_err(anyhow::Error::msg)?;
     let grpc = bind("--listen", args.listen).await?;
     let grpc_address = grpc.local_addr().context("the listener has no address")?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
@@ -197,6 +203,7 @@ pub async fn start(
         tenure,
         options: leader_options(&args, grpc_address),
         metrics: metrics.clone(),
+        traces: traces.clone(),
     });
     let running = Running {
         grpc_address,
@@ -209,6 +216,7 @@ pub async fn start(
         local: own.as_ref().map(|(_, local)| local.clone()),
         api_gateway,
         tracker: tracker.clone(),
+        traces,
     };
 
     let push = Push {

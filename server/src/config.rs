@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use touchline_auth::{AuthArgs, CallerArgs};
+use touchline_runtime::traces::TraceArgs;
 use touchline_store::event::DEFAULT_CONTEXT_KEYS;
 
 use self::serving::ServingArgs;
@@ -204,6 +205,9 @@ pub struct ServerArgs {
     #[command(flatten)]
     /// How Personalize is asked, and what stands in for it.
     pub serving: ServingArgs,
+    #[command(flatten)]
+    /// Where traces are sent.
+    pub traces: TraceArgs,
 }
 
 impl Default for ServerArgs {
@@ -240,6 +244,7 @@ impl Default for ServerArgs {
             max_connection_age: Duration::from_mins(30),
             drain: Duration::from_secs(10),
             serving: ServingArgs::default(),
+            traces: TraceArgs::default(),
         }
     }
 }

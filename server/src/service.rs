@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
+use touchline_runtime::traces::Traces;
 use touchline_store::tables::Store;
 
 use crate::{error::Error, layers::Deadline, sets::Sets, watch::Events};
@@ -18,6 +19,7 @@ mod events;
 mod explain;
 mod feedback;
 pub(crate) mod guard;
+mod trace;
 mod validate;
 
 /// What the handlers share.
@@ -33,6 +35,7 @@ pub(crate) struct Api {
     /// Zero: streams may be open for ever.
     pub(crate) stream_age_max: Duration,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) traces: Traces,
 }
 
 impl Api {

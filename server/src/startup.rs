@@ -26,7 +26,10 @@ use touchline_proto::v1::{
     FILE_DESCRIPTOR_SET, event_service_server::EventServiceServer,
     feedback_service_server::FeedbackServiceServer,
 };
-use touchline_runtime::observe::{self, Shown};
+use touchline_runtime::{
+    observe::{self, Shown},
+    traces::Traces,
+};
 use touchline_store::tables::Store;
 
 use crate::{
@@ -92,6 +95,7 @@ pub struct Running {
     asked: CancellationToken,
     /// It ends, for whatever reason.
     ending: CancellationToken,
+    traces: Traces,
 }
 
 impl Running {
@@ -128,6 +132,7 @@ impl Running {
     /// Waits until everything has ended. An error says why, if nobody had asked for it.
     pub async fn stopped(self) -> anyhow::Result<()> {
         self.tasks.wait().await;
+        self.traces.end().await;
         let outcome = self.outcome.await.context("serving ended in a panic");
         outcome.flatten()?;
         anyhow::ensure!(
@@ -149,6 +154,7 @@ pub async fn start(
     let verifier = Verifier::open(&args.auth)?.map(Arc::new);
     let auth = AuthLayer::new(&args.auth, verifier, guard::needs);
     let (tls, caller) = (args.auth.server_tls()?, Caller::open(&args.caller)?);
+    let traces = Traces::open(&args.traces, "touchline-server").map_err(anyhow::Error::msg)?;
     let (asked, shutdown) = (shutdown.clone(), shutdown.child_token());
     let (metrics, registry) = Metrics::new();
     let counters = metrics.counters;
@@ -210,6 +216,7 @@ pub async fn start(
         follow_up: args.serving.follow_up,
         stream_age_max: args.max_connection_age,
         shutdown: shutdown.clone(),
+        traces: traces.clone(),
     };
 
     let (health, ready) = (HealthReporter::new(), watch::Sender::new(false));
@@ -289,6 +296,7 @@ pub async fn start(
         outcome,
         asked,
         ending,
+        traces,
     })
 }
 

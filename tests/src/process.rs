@@ -21,8 +21,18 @@ pub struct Process {
 impl Process {
     /// Starts `name` with `arguments`. Its log goes to the test's standard error.
     pub fn start(name: &'static str, arguments: &[&str]) -> Result<Self> {
+        Self::start_in(name, arguments, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn start_in(
+        name: &'static str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let child = Command::new(binary(name)?)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)

@@ -238,6 +238,7 @@ impl Client {
             compressed,
             request,
             end,
+            None,
         );
         let answers = try_stream! {
             let mut sets: Vec<Arc<proto::ComponentSet>> = Vec::new();

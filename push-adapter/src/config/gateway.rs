@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use touchline_auth::{AuthArgs, CallerArgs};
+use touchline_runtime::traces::TraceArgs;
 
 use super::{ConfigError, FanAccess, FanLimits, LookupArgs, invalid, validate_stage};
 
@@ -63,6 +64,9 @@ pub struct GatewayArgs {
     /// Limits.
     #[command(flatten)]
     pub fans: FanLimits,
+    /// Where traces are sent.
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 impl GatewayArgs {

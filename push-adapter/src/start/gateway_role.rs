@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer};
-use touchline_runtime::observe::{self, Shown};
+use touchline_runtime::{
+    observe::{self, Shown},
+    traces::Traces,
+};
 use touchline_store::tables::Store;
 
 use super::{administered, bind, bind_fans, ready, serve_grpc};
@@ -40,6 +43,7 @@ pub struct RunningGateway {
     feeds: Feeds,
     metrics: Arc<Metrics>,
     tracker: TaskTracker,
+    traces: Traces,
 }
 
 impl RunningGateway {
@@ -61,6 +65,7 @@ impl RunningGateway {
     /// Waits until all has ended after shutdown began.
     pub async fn stopped(self) {
         self.tracker.wait().await;
+        self.traces.end().await;
     }
 }
 
@@ -82,6 +87,7 @@ pub async fn start_gateway(
         auth: AuthLayer::new(&args.auth, verifier.clone(), grpc::needs),
         tls: args.auth.server_tls()?,
     };
+    let traces = Traces::open(&args.traces, "touchline-gateway").map_err(anyhow::Error::msg)?;
     let fans = bind_fans(args.fans_listen)?;
     let grpc = bind("--listen", args.listen).await?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
@@ -107,12 +113,14 @@ pub async fn start_gateway(
         feeds: feeds.clone(),
         metrics: metrics.clone(),
         tracker: TaskTracker::new(),
+        traces: traces.clone(),
     };
     let fan_out = OwnFanOut {
         sessions: sessions.clone(),
         components: components.clone(),
         options: args.lookup,
         metrics: metrics.clone(),
+        traces,
     };
     // Fans who are still here are served until the last of them was sent away.
     let drained = CancellationToken::new();

@@ -223,6 +223,7 @@ mod tests {
                     .map(|content| ContentId::new(content).unwrap())
                     .collect::<BTreeSet<_>>(),
             }),
+            heard: Default::default(),
         }
     }
 

@@ -88,7 +88,8 @@ impl ChangeFeed for FeedService {
         let relay = async_stream::stream! {
             let mut news = news.lock().await;
             while let Some(message) = news.recv().await {
-                yield Ok(FollowResponse { message: Some(message) });
+                let message = Some(message);
+                yield Ok(FollowResponse { message, ..FollowResponse::default() });
             }
         };
         Ok(Response::new(Box::pin(relay)))
