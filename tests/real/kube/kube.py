@@ -88,6 +88,20 @@ def admitted(pod):
     return api("POST", f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All&fieldValidation=Strict", body)
 
 
+def is_ready():
+    request = urllib.request.Request(API + "/readyz", headers={"Authorization": f"Bearer {TOKEN}"})
+    try:
+        with OPENER.open(request, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+end = time.monotonic() + 120
+while not is_ready():
+    if time.monotonic() > end:
+        raise SystemExit("kube-apiserver is not ready")
+    time.sleep(0.2)
 version = api("GET", "/version")[1]["gitVersion"]
 print(f"-- kube-apiserver {version}")
 
