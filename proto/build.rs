@@ -5,7 +5,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
+    "touchline/v1/admin.proto",
     "touchline/v1/change_feed.proto",
     "touchline/v1/components.proto",
     "touchline/v1/events.proto",

@@ -1,21 +1,14 @@
 //! `ChangeFeed` over gRPC: what the leader reads, for everybody who needs it. Serves only while this
 //! process leads; who follows finds the leader by its lease row.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
-use tokio::{net::TcpListener, sync::watch};
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use touchline_auth::{
-    Scope,
-    grpc::{AuthLayer, Need, common},
-    tls::{Accepted, ServerTls},
-};
 use touchline_proto::v1::{
-    CaughtUp, FILE_DESCRIPTOR_SET, FollowRequest, FollowResponse,
-    change_feed_server::{ChangeFeed, ChangeFeedServer},
+    CaughtUp, FollowRequest, FollowResponse, change_feed_server::ChangeFeed,
     follow_response::Message,
 };
 use touchline_runtime::metrics::{Gauge, Held};
@@ -23,80 +16,12 @@ use touchline_store::{feed::Feed, tables::Store};
 
 use crate::convert::change_to_proto;
 
-/// Followers at once: servers and other adapters, not fans.
-const FOLLOWERS_MAX: u32 = 1_000;
-
-struct Service {
-    led: watch::Receiver<Option<Arc<Feed>>>,
-    store: Store,
-    followers: Gauge,
-    stopping: CancellationToken,
-}
-
-/// What each call needs.
-pub fn needs(path: &str) -> Need {
-    match path {
-        "/touchline.v1.ChangeFeed/Follow" => Need::OneOf(&[Scope::EventsRead]),
-        other => common(other),
-    }
-}
-
-/// Who may call, and over which connections.
-#[derive(Debug)]
-pub struct Access {
-    /// Looks at callers.
-    pub auth: AuthLayer,
-    /// `None`: plain text.
-    pub tls: Option<ServerTls>,
-}
-
-/// Serves the feed with health and reflection until `stopping`; returns when all streams have ended.
-pub async fn serve(
-    listener: TcpListener,
-    access: Access,
-    led: watch::Receiver<Option<Arc<Feed>>>,
-    store: Store,
-    followers: Gauge,
-    stopping: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<ChangeFeedServer<Service>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let (v1, v1alpha) = (reflection().build_v1(), reflection().build_v1alpha());
-    let invariant = "the descriptors were compiled by this build";
-    let service = Service {
-        led,
-        store,
-        followers,
-        stopping: stopping.clone(),
-    };
-    let Access { auth, tls } = access;
-    let connections = TcpListenerStream::new(listener).map(move |stream| {
-        let stream = stream?;
-        // Only a socket that is closed already refuses, and reading finds that out.
-        let _ = stream.set_nodelay(true);
-        Ok::<_, std::io::Error>(Accepted::by(tls.as_ref(), stream))
-    });
-    tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .max_concurrent_streams(FOLLOWERS_MAX)
-        .layer(auth)
-        .add_service(health)
-        .add_service(v1.expect(invariant))
-        .add_service(v1alpha.expect(invariant))
-        .add_service(ChangeFeedServer::new(service).max_decoding_message_size(64 << 10))
-        .serve_with_incoming_shutdown(connections, async move {
-            stopping.cancelled().await;
-            reporter
-                .set_not_serving::<ChangeFeedServer<Service>>()
-                .await;
-        })
-        .await
+/// The feed as a service.
+pub(crate) struct Service {
+    pub(crate) led: watch::Receiver<Option<Arc<Feed>>>,
+    pub(crate) store: Store,
+    pub(crate) followers: Gauge,
+    pub(crate) stopping: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -170,7 +95,8 @@ fn follow(
             }
             if news.caught_up && !told_caught_up {
                 told_caught_up = true;
-                yield Ok(FollowResponse { message: Some(Message::CaughtUp(CaughtUp {})) });
+                let message = Some(Message::CaughtUp(CaughtUp {}));
+                yield Ok(FollowResponse { message, ..FollowResponse::default() });
             }
         }
     }

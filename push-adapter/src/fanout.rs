@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use touchline_runtime::backoff::Backoff;
+use touchline_runtime::{backoff::Backoff, traces::Span};
 use touchline_store::{
     event::Version,
     ids::{ContentId, EventId},
@@ -21,6 +21,7 @@ use touchline_store::{
 pub mod components;
 pub mod own;
 pub mod question;
+mod trace;
 mod walk;
 
 use components::{Components, Shown};
@@ -33,6 +34,7 @@ use crate::{
     leader::lease::Tenure,
     metrics::Metrics,
 };
+use trace::Part;
 use walk::{Look, Tally, Walk};
 
 /// How far a push's time grows when it is tried again.
@@ -184,18 +186,27 @@ impl FanOut {
     }
 
     /// Fans out until every session that the change reaches was served or can never be, or until
-    /// something newer supersedes it. `observed` is when the change was read.
+    /// something newer supersedes it. `observed` is when the change was read, `change` the span that ends
+    /// with its last fan.
     ///
     /// A session is served once, however often the walk has to begin again. Who registered shortly
     /// before or during the walk may have been missed, since the index shows a row late: a second look
     /// finds them.
-    pub async fn reach(&self, task: &Task, observed: Instant, superseded: &CancellationToken) {
+    pub async fn reach(
+        &self,
+        task: &Task,
+        observed: Instant,
+        superseded: &CancellationToken,
+        change: Span,
+    ) {
         let since = SystemTime::now() - LATE_BEFORE;
+        let change = Part::of(change);
         let mut walk = Walk::new(self, task);
-        let everyone = self.walk(&mut walk, Look::Everyone, observed, superseded);
+        let everyone = self.walk(&mut walk, Look::Everyone, observed, superseded, &change);
         if everyone.await.is_break() {
             return;
         }
+        let change = change.ended();
         tokio::select! {
             biased;
             () = superseded.cancelled() => return,
@@ -203,8 +214,9 @@ impl FanOut {
             () = tokio::time::sleep(self.options.second_look) => {}
         }
         // Nothing follows from how it ends: whoever is left open is superseded.
+        let late = Look::Late(since);
         let _ = self
-            .walk(&mut walk, Look::Late(since), Instant::now(), superseded)
+            .walk(&mut walk, late, Instant::now(), superseded, &change)
             .await;
     }
 
@@ -217,11 +229,13 @@ impl FanOut {
         look: Look,
         observed: Instant,
         superseded: &CancellationToken,
+        change: &Part,
     ) -> ControlFlow<()> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut time = self.options.push_deadline;
         let mut deadline = Instant::now() + time;
         let (mut mark, mut measurement) = measure(observed);
+        let mut span = change.begin(look);
         loop {
             let limits = Limits {
                 deadline,
@@ -232,18 +246,21 @@ impl FanOut {
                 biased;
                 () = superseded.cancelled() => false,
                 // A walk that waits for its turn has begun nothing yet.
-                Ok(_turn) = self.events.acquire() => walk.run(look, &limits, &mark).await,
+                Ok(_turn) = self.events.acquire() => {
+                    walk.run(look, &limits, &mark, &span.place()).await
+                }
             };
             let over = superseded.is_cancelled();
             let late = Instant::now() >= deadline;
             if complete || over || late {
                 drop(mark);
                 let round = Round::new(walk.task(), &walk.tally.take(), over && !complete);
+                let traced = (span, change.clone());
                 match look {
-                    Look::Everyone => self.report(round, complete, measurement),
+                    Look::Everyone => self.report(round, complete, measurement, traced),
                     Look::Late(_) if round.audience > 0 => {
                         self.life.metrics.fan_out.second_look(round.audience);
-                        self.report(round, false, measurement);
+                        self.report(round, false, measurement, traced);
                     }
                     // A second look that finds nobody is no round.
                     Look::Late(_) => {}
@@ -255,6 +272,7 @@ impl FanOut {
                     return ControlFlow::Break(());
                 }
                 (mark, measurement) = measure(observed);
+                span = change.begin(look);
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.pause()) => {}
@@ -270,7 +288,13 @@ impl FanOut {
 
     /// Tells of a round once its last message has arrived. `is_whole`: everybody has been reached who
     /// can be, so that this was a change's last fan.
-    fn report(&self, mut round: Round, is_whole: bool, measurement: Measurement) {
+    fn report(
+        &self,
+        mut round: Round,
+        is_whole: bool,
+        measurement: Measurement,
+        (span, change): (Span, Part),
+    ) {
         let (rounds, metrics) = (self.life.rounds.clone(), self.life.metrics.clone());
         self.life.tracker.spawn(async move {
             round.change_to_last = measurement.last(REPORT_PATIENCE).await;
@@ -278,7 +302,11 @@ impl FanOut {
                 let seconds = round.change_to_last.as_secs_f64();
                 metrics.fan_out.change_to_last.observe(seconds);
             }
+            trace::finish(span, &round);
+            drop(change);
             tracing::debug!(
+                event_id = %round.event_id,
+                version = round.version.as_str(),
                 audience = round.audience,
                 pushed = round.pushed,
                 gone = round.gone,

@@ -90,6 +90,9 @@ struct RequestContext {
     connection_id: String,
     #[serde(default)]
     route_key: String,
+    /// CONNECT, MESSAGE or DISCONNECT.
+    #[serde(default)]
+    event_type: String,
     #[serde(default)]
     request_id: String,
     #[serde(default)]
@@ -125,6 +128,9 @@ pub async fn connect() -> Result<(), Error> {
     let function = &function;
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Event>| {
         let event = event.payload;
+        if event.is_message() {
+            return Ok(Answer::of(routes::nothing()));
+        }
         let identity = event.identity();
         let endpoint = function.endpoint_of(&event);
         let connection = event.connection()?;
@@ -184,6 +190,9 @@ pub async fn disconnect() -> Result<(), Error> {
     let function = &function;
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Event>| {
         let connection = event.payload.connection()?;
+        if event.payload.is_message() {
+            return Ok(Answer::of(routes::nothing()));
+        }
         let disconnected = routes::disconnect(&function.store, &connection).await;
         Ok::<_, Error>(Answer::of(disconnected))
     }))
@@ -301,6 +310,12 @@ impl Function {
 }
 
 impl Event {
+    /// Whether a fan's message selected the route, as an `action` of that name might: connections are
+    /// opened and closed by API Gateway alone.
+    fn is_message(&self) -> bool {
+        self.request_context.event_type == "MESSAGE"
+    }
+
     fn connection(&self) -> Result<ConnectionId, Error> {
         Ok(ConnectionId::new(&self.request_context.connection_id)?)
     }

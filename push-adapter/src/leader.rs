@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use touchline_runtime::traces::Traces;
 use touchline_store::{feed::Feed, tables::Store};
 
 use self::follow::{Following, follow};
@@ -24,6 +25,7 @@ mod reader;
 #[cfg(test)]
 mod simulation;
 mod term;
+mod trace;
 
 /// How long giving the lease back may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -67,6 +69,8 @@ pub struct Leader {
     pub options: LeaderOptions,
     /// What happened.
     pub metrics: Arc<Metrics>,
+    /// What led to what.
+    pub traces: Traces,
 }
 
 impl Leader {

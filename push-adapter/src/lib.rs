@@ -7,6 +7,7 @@
 //! - [`config`], [`start`](mod@start): flags, and a process's life;
 //! - [`leader`]: the lease, the stream, the checkpoint, and what is pushed when;
 //! - [`change_feed`]: what the leader reads, for servers and other adapters to follow;
+//! - [`grpc`], `admin`: the gRPC port, and what operators are told there;
 //! - [`fanout`], [`messages`]: one change, from its audience to its messages;
 //! - [`connections`]: where messages are posted, in this process or at API Gateway;
 //! - [`routes`], [`sessions`]: what a fan's messages do, and to what; shared with the Lambdas;
@@ -15,6 +16,7 @@
 //! - [`expiry`]: connections elsewhere whose token has expired;
 //! - [`metrics`]: what all of these count and measure.
 
+mod admin;
 pub mod change_feed;
 pub mod config;
 pub mod connections;
@@ -22,6 +24,7 @@ mod convert;
 pub mod expiry;
 pub mod fanout;
 pub mod gateway;
+pub mod grpc;
 pub mod lambda;
 pub mod leader;
 pub mod management;

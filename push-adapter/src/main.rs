@@ -90,6 +90,7 @@ async fn serve(role: Gateway, shutdown: CancellationToken) -> anyhow::Result<()>
     let running = start_gateway(role.gateway, store, shutdown).await?;
     tracing::info!(
         fans = %running.fans_address,
+        grpc = %running.grpc_address,
         metrics = %running.metrics_address,
         "started"
     );

@@ -1,7 +1,7 @@
 //! What this process counts and measures. Each struct is for one part, which moves it and knows nothing
 //! of names; names, help and labels stand here alone. docs/metrics.md is made from them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use touchline_runtime::metrics::{Age, Counter, Gauge, Histogram, Registry, Seconds};
 use touchline_store::{
@@ -15,9 +15,10 @@ mod front;
 
 pub use front::{Endings, FrontMetrics, Refusals, StateMetrics};
 
-/// From what one machine does in a moment to what nobody waits for.
+/// From what one machine does in a moment to what nobody waits for, finest around what fans notice.
 const CHANGE_TO_LAST_BOUNDS: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0,
+    10.0, 30.0, 60.0,
 ];
 
 /// Everything that is shown of a push adapter.
@@ -193,6 +194,11 @@ impl StreamMetrics {
         }
     }
 
+    /// Since the stream was last read to its tip; `None` on a standby.
+    pub fn age(&self) -> Option<Duration> {
+        self.age.elapsed()
+    }
+
     /// Another process reads it now, if any does.
     pub fn left(&self) {
         self.age.end();
@@ -234,9 +240,9 @@ impl FanOutMetrics {
         Self {
             change_to_last: registry.histogram(
                 "change_to_last",
-                "From the reading of the stream that brought a change to its last message's arrival at \
-                 the front; of changes that reached somebody and were not superseded. What came \
-                 before that reading is stream_lag",
+                "From the leader's reading of the stream that brought a change to its last message's \
+                 arrival at the front, at a gateway too; of changes that reached somebody and were not \
+                 superseded. What came before that reading is stream_lag",
                 CHANGE_TO_LAST_BOUNDS,
             ),
             begun: registry.counter("fan_outs", "Changes that fans are told of"),

@@ -191,6 +191,11 @@ pub fn default() -> Outcome {
     done(DEFAULT, Some(messages::DEFAULT_ROUTE.into()))
 }
 
+/// A message that names a route which is not for messages changes nothing.
+pub fn nothing() -> Outcome {
+    done(DEFAULT, None)
+}
+
 /// `$disconnect`: ends the session; an unknown id is fine.
 pub async fn disconnect(sessions: &dyn Sessions, connection: &ConnectionId) -> Outcome {
     match sessions.close(connection).await {

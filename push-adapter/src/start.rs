@@ -1,7 +1,11 @@
 //! A push adapter's life: check the flags, bind, lead or stand by, drain, end. Knows how the parts
 //! are put together and nothing of what they do.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -9,12 +13,17 @@ use tokio::{
     sync::{Semaphore, broadcast, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_admin::Admin;
 use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer};
-use touchline_runtime::observe::{self, Shown};
+use touchline_runtime::{
+    observe::{self, Shown},
+    traces::Traces,
+};
 use touchline_store::{feed::Feed, stream::Quota, tables::Store};
 
 use crate::{
-    change_feed::{self, Access},
+    admin::Push,
+    change_feed,
     config::{ConfigError, Front, PushArgs},
     connections::{
         Connections, Fronts,
@@ -25,6 +34,7 @@ use crate::{
     expiry,
     fanout::{FanOut, FanOutOptions, Life, Round, components::Components},
     gateway::{self, Arrivals, Gateway, Places, Rates, welcome},
+    grpc::{self, Access},
     leader::{self, Feeds, Leader, LeaderOptions, ReaderOptions, follow::Following, lease::Tenure},
     management,
     metrics::Metrics,
@@ -62,6 +72,7 @@ pub struct Running {
     local: Option<Arc<Local>>,
     api_gateway: Arc<ApiGateway>,
     tracker: TaskTracker,
+    traces: Traces,
 }
 
 impl Running {
@@ -93,6 +104,7 @@ impl Running {
     /// Waits until all has ended after shutdown began.
     pub async fn stopped(self) -> anyhow::Result<()> {
         self.tracker.wait().await;
+        self.traces.end().await;
         Ok(())
     }
 }
@@ -115,10 +127,11 @@ pub async fn start(
     let caller = Caller::open(&args.caller)?;
     let verifier = Verifier::open(&args.auth)?.map(Arc::new);
     let access = Access {
-        auth: AuthLayer::new(&args.auth, verifier.clone(), change_feed::needs),
+        auth: AuthLayer::new(&args.auth, verifier.clone(), grpc::needs),
         tls: args.auth.server_tls()?,
     };
     let components = Components::new(&args.lookup, caller.clone())?;
+    let traces = Traces::open(&args.traces, "touchline-push").map_err(anyhow::Error::msg)?;
     let grpc = bind("--listen", args.listen).await?;
     let grpc_address = grpc.local_addr().context("the listener has no address")?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
@@ -190,6 +203,7 @@ pub async fn start(
         tenure,
         options: leader_options(&args, grpc_address),
         metrics: metrics.clone(),
+        traces: traces.clone(),
     });
     let running = Running {
         grpc_address,
@@ -202,23 +216,22 @@ pub async fn start(
         local: own.as_ref().map(|(_, local)| local.clone()),
         api_gateway,
         tracker: tracker.clone(),
+        traces,
     };
 
-    let followers = metrics.feed_followers.clone();
-    let stopping = shutdown.clone();
-    let feed = change_feed::serve(
-        grpc,
-        access,
-        running.led(),
-        store.clone(),
-        followers,
-        stopping,
-    );
-    tracker.spawn(async move {
-        if let Err(error) = feed.await {
-            tracing::error!(%error, "the change feed ended");
-        }
-    });
+    let push = Push {
+        store: store.clone(),
+        feeds: running.feeds.clone(),
+        metrics: metrics.clone(),
+    };
+    let feed = change_feed::Service {
+        led: running.led(),
+        store: store.clone(),
+        followers: metrics.feed_followers.clone(),
+        stopping: shutdown.clone(),
+    };
+    let served = (access, Some(feed), administered(push, &shutdown));
+    tracker.spawn(serve_grpc(grpc, served, shutdown.clone()));
     // Fans are told goodbye when the leader has finished what it had begun.
     let drained = CancellationToken::new();
     let shown = Shown {
@@ -269,9 +282,30 @@ pub async fn start(
     Ok(running)
 }
 
+/// This process, as its operators reach it.
+fn administered(push: Push, shutdown: &CancellationToken) -> Admin<Push> {
+    Admin {
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: SystemTime::now(),
+        ready: ready(push.feeds.clone(), shutdown.clone()),
+        shutdown: shutdown.clone(),
+        role: push,
+    }
+}
+
+async fn serve_grpc(
+    listener: TcpListener,
+    (access, feed, admin): (Access, Option<change_feed::Service>, Admin<Push>),
+    stopping: CancellationToken,
+) {
+    if let Err(error) = grpc::serve(listener, access, feed, admin, stopping).await {
+        tracing::error!(%error, "the gRPC port ended");
+    }
+}
+
 /// Ready is who knows the newest states: only such a front can answer a fan.
 fn ready(feeds: Feeds, shutdown: CancellationToken) -> observe::Ready {
-    Box::new(move || {
+    Arc::new(move || {
         if shutdown.is_cancelled() {
             return Err("shutting down");
         }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use touchline_auth::{AuthArgs, CallerArgs};
+use touchline_runtime::traces::TraceArgs;
 use touchline_store::event::DEFAULT_CONTEXT_KEYS;
 
 use self::serving::ServingArgs;
@@ -16,6 +17,8 @@ use crate::recommend::{
 
 mod num_results;
 pub mod serving;
+#[cfg(test)]
+mod tests;
 
 pub use num_results::NumResults;
 
@@ -191,12 +194,20 @@ pub struct ServerArgs {
         value_name = "COUNT"
     )]
     pub max_connections: usize,
+    /// Callers connect anew after this, so that load spreads over replicas as they come and go:
+    /// connections end with GOAWAY once their calls have, WatchEvent streams with UNAVAILABLE up to a
+    /// tenth earlier; 1s to 24h, or 0s for never
+    #[arg(long, env = "TOUCHLINE_MAX_CONNECTION_AGE", default_value = "30m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub max_connection_age: Duration,
     /// On shutdown, calls have this long to end, at most 10m
     #[arg(long, env = "TOUCHLINE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain: Duration,
     #[command(flatten)]
     /// How Personalize is asked, and what stands in for it.
     pub serving: ServingArgs,
+    #[command(flatten)]
+    /// Where traces are sent.
+    pub traces: TraceArgs,
 }
 
 impl Default for ServerArgs {
@@ -230,8 +241,10 @@ impl Default for ServerArgs {
             max_batches: 256,
             max_watches: 10_000,
             max_connections: 10_000,
+            max_connection_age: Duration::from_mins(30),
             drain: Duration::from_secs(10),
             serving: ServingArgs::default(),
+            traces: TraceArgs::default(),
         }
     }
 }
@@ -277,6 +290,10 @@ impl ServerArgs {
         duration("--catalog-refresh", self.catalog_refresh, seconds(1), hour)?;
         let deadline = self.default_deadline;
         duration("--default-deadline", deadline, ms(10), minutes)?;
+        if !self.max_connection_age.is_zero() {
+            let (age, day) = (self.max_connection_age, Duration::from_hours(24));
+            duration("--max-connection-age", age, seconds(1), day)?;
+        }
         duration("--drain", self.drain, Duration::ZERO, minutes)?;
         let concurrency = self.personalize_concurrency;
         count("--personalize-concurrency", concurrency, 10_000)?;
@@ -438,171 +455,4 @@ fn count(flag: &'static str, value: usize, max: usize) -> Result<(), InvalidFlag
         return Ok(());
     }
     Err(refuse(flag, value, format!("1 to {max} is accepted")))
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        server: ServerArgs,
-    }
-
-    fn parsed(flags: &[&str]) -> ServerArgs {
-        let words = std::iter::once("server").chain(flags.iter().copied());
-        Command::parse_from(words).server
-    }
-
-    #[test]
-    fn without_flags_the_defaults_are_the_same_as_in_code() {
-        let flags = parsed(&[]);
-        assert_eq!(format!("{flags:?}"), format!("{:?}", ServerArgs::default()));
-        assert_eq!(flags.validate(), Ok(()));
-    }
-
-    #[test]
-    fn a_bad_flag_is_named_with_its_value_and_what_is_accepted() {
-        for (flags, named) in [
-            (
-                &["--listen", "0.0.0.0:1"][..],
-                "--listen 0.0.0.0:1: a loopback",
-            ),
-            (
-                &["--context-keys", "goal"],
-                "--context-keys goal: keys in upper",
-            ),
-            (
-                &["--context-keys", "A,,B"],
-                "--context-keys : keys in upper",
-            ),
-            (
-                &["--catalog-refresh", "1ms"],
-                "--catalog-refresh 1ms: 1s to 1h",
-            ),
-            (
-                &["--default-deadline", "0s"],
-                "--default-deadline 0s: 10ms to",
-            ),
-            (&["--max-calls", "0"], "--max-calls 0: 1 to 1000000"),
-            (
-                &["--feedback-max", "0"],
-                "--feedback-max 0: 1 to 10000000 is accepted",
-            ),
-            (
-                &["--personalize-tps", "0"],
-                "--personalize-tps 0: 1 to 100000",
-            ),
-            (
-                &["--prefetch-contexts", "11"],
-                "--prefetch-contexts 11: 0 to 10 is accepted",
-            ),
-            (&["--patience", "0s"], "--patience 0s: 1ms to 30s"),
-            (&["--ranking-stale", "2days"], "--ranking-stale 2days: 0s"),
-            (&["--late-answers", "1h"], "--late-answers 1h: 0s to 10m"),
-            (
-                &["--fallback", "none,popular"],
-                "--fallback [none, popular]: each of",
-            ),
-            (
-                &["--fallback", "popular,popular"],
-                "--fallback [popular, popular]: each of",
-            ),
-            (
-                &["--campaign-file", "/no/such"],
-                "--campaign-file /no/such: a file",
-            ),
-            (
-                &["--filter-arn", "arn:aws:s3:::x"],
-                "--filter-arn arn:aws:s3:::x: an ARN",
-            ),
-            (
-                &["--num-results", "51", "--metadata-columns", "LABEL"],
-                "--num-results 51: is 51; at most 50",
-            ),
-            (
-                &[
-                    "--recommender",
-                    "personalize",
-                    "--recommender-arn",
-                    "arn:aws:personalize:eu-west-1:1:campaign/x",
-                ],
-                "--recommender-arn arn:aws:personalize:eu-west-1:1:campaign/x: arn:",
-            ),
-            (
-                &["--interactions", "/no/such"],
-                "--interactions /no/such: a file",
-            ),
-            (&["--users", "/no/such"], "--users /no/such: a file"),
-            (&["--policies", "/"], "--policies /: a file"),
-            (&["--feedback", "/"], "--feedback /: a file"),
-            (
-                &["--recommender", "personalize"],
-                "--campaign-arn : arn:aws:",
-            ),
-            (
-                &[
-                    "--recommender",
-                    "personalize",
-                    "--campaign-arn",
-                    "arn:aws:s3:::x",
-                ],
-                "--campaign-arn arn:aws:s3:::x: arn:aws:personalize:",
-            ),
-            (
-                &[
-                    "--recommender",
-                    "personalize",
-                    "--campaign-arn",
-                    "arn:aws:personalize:eu-west-1:1:campaign/x",
-                    "--personalize-endpoint",
-                    "nowhere",
-                ],
-                "--personalize-endpoint nowhere: a URL",
-            ),
-        ] {
-            let error = parsed(flags).validate().unwrap_err().to_string();
-            assert!(error.starts_with(named), "{flags:?} gave {error}");
-        }
-    }
-
-    #[test]
-    fn a_bad_number_of_results_is_named_with_what_is_accepted() {
-        for bad in ["0", "501", "many"] {
-            let parsed = Command::try_parse_from(["server", "--num-results", bad]);
-            let error = parsed.unwrap_err().to_string();
-            let named = format!("'{bad}' for '--num-results <COUNT|all>': 1 to 500 is accepted");
-            assert!(error.contains(&named), "{error}");
-        }
-        let args = ServerArgs {
-            num_results: NumResults::Count(501),
-            ..ServerArgs::default()
-        };
-        assert_eq!(
-            args.validate().unwrap_err().to_string(),
-            "--num-results 501: 1 to 500 is accepted, or `all`"
-        );
-        assert_eq!(parsed(&["--num-results", "all"]).validate(), Ok(()));
-    }
-
-    #[test]
-    fn insecure_allows_what_is_said_in_so_many_words() {
-        let flags = parsed(&["--listen", "0.0.0.0:1", "--insecure"]);
-        assert_eq!(flags.validate(), Ok(()));
-        let flags = parsed(&["--metrics-listen", "0.0.0.0:1"]);
-        assert_eq!(flags.validate(), Ok(()), "they carry no data");
-    }
-
-    #[test]
-    fn the_campaign_names_its_region() {
-        let arn = "arn:aws:personalize:eu-west-1:123456789012:campaign/fans";
-        let flags = ["--recommender", "personalize", "--campaign-arn", arn];
-        assert_eq!(parsed(&flags).personalize().unwrap().region, "eu-west-1");
-        let elsewhere = [&flags[..], &["--personalize-region", "us-east-1"]].concat();
-        let config = parsed(&elsewhere).personalize().unwrap();
-        assert_eq!(config.region, "us-east-1");
-    }
 }

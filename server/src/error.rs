@@ -35,6 +35,9 @@ pub enum Error {
     /// This server is shutting down.
     #[error("the server is shutting down")]
     Draining,
+    /// The stream has been open for as long as one may be.
+    #[error("the stream has reached its greatest age; ask again")]
+    TooOld,
     /// The call's time is over.
     #[error("the deadline has passed")]
     DeadlineExceeded,

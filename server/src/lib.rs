@@ -17,6 +17,7 @@
 //!   how errors look to a caller;
 //! - [`counters`], [`metrics`]: what all of these count and measure.
 
+mod admin;
 pub mod catalog;
 pub mod components;
 pub mod config;

@@ -3,7 +3,7 @@
 //! they are. What the policies mean is [`crate::components::policies`].
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -89,23 +89,38 @@ impl PolicyFile {
         shutdown.run_until_cancelled(looking).await;
     }
 
-    /// Takes what the file holds now, unless that was judged before.
-    fn judge(&self, read: Result<Vec<u8>, String>) {
+    /// Takes what the file holds at this moment, without looking twice: whoever asks has written it.
+    /// Says whether others are in force now, or what is wrong with it; `None` where there is no file.
+    pub async fn look_now(self: &Arc<Self>) -> Option<Result<bool, String>> {
+        let path = self.path.clone()?;
+        let this = self.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let read = file::read(&path).map_err(|error| chain(&error));
+            let parsed = this.parse(&path, &read);
+            let is_news = this.judge(read);
+            parsed.map(|_| is_news)
+        });
+        let looked = looking.await;
+        Some(looked.unwrap_or_else(|_| Err("the file could not be looked at".to_owned())))
+    }
+
+    /// Takes what the file holds now, unless that was judged before; says whether other policies are in
+    /// force now.
+    fn judge(&self, read: Result<Vec<u8>, String>) -> bool {
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         // A file that cannot be read is judged once, too.
         if judged.as_ref() == read.as_ref().ok() {
-            return;
+            return false;
         }
-        let path = self.path.as_deref().unwrap_or(std::path::Path::new(""));
-        let parsed = read.as_ref().map_err(Clone::clone).and_then(|content| {
-            file::parse(path, content, &self.context_keys).map_err(|error| chain(&error))
-        });
+        let path = self.path.as_deref().unwrap_or(Path::new(""));
+        let parsed = self.parse(path, &read);
         *judged = read.ok();
         match parsed {
             Ok(policies) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
                 self.counters.policies_reloads.add(1);
                 tracing::info!("the policies changed");
+                true
             }
             Err(error) => {
                 self.counters.policies_reloads_failed.add(1);
@@ -113,8 +128,14 @@ impl PolicyFile {
                     error,
                     "the policies cannot be used; the last good ones stay"
                 );
+                false
             }
         }
+    }
+
+    fn parse(&self, path: &Path, read: &Result<Vec<u8>, String>) -> Result<Policies, String> {
+        let content = read.as_ref().map_err(Clone::clone)?;
+        file::parse(path, content, &self.context_keys).map_err(|error| chain(&error))
     }
 }
 

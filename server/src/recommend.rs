@@ -160,6 +160,19 @@ pub enum RecommendError {
     Unsupported(&'static str),
 }
 
+impl RecommendError {
+    /// The word for it, without what was said.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Throttled { .. } => "throttled",
+            Self::TimedOut => "timed out",
+            Self::Unavailable(_) => "unavailable",
+            Self::Invalid(_) => "refused",
+            Self::Unsupported(_) => "unsupported",
+        }
+    }
+}
+
 /// Ranks items for consumers.
 #[async_trait]
 pub trait Recommender: fmt::Debug + Send + Sync {

@@ -1,12 +1,13 @@
 //! The gRPC services: `touchline.v1` to domain and back, and checking what came in. Decides nothing:
 //! every handler validates, asks one other module, and translates the answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
+use touchline_runtime::traces::Traces;
 use touchline_store::tables::Store;
 
 use crate::{error::Error, layers::Deadline, sets::Sets, watch::Events};
@@ -18,6 +19,7 @@ mod events;
 mod explain;
 mod feedback;
 pub(crate) mod guard;
+mod trace;
 mod validate;
 
 /// What the handlers share.
@@ -28,9 +30,12 @@ pub(crate) struct Api {
     pub(crate) sets: Arc<Sets>,
     pub(crate) batches: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
-    pub(crate) default_deadline: std::time::Duration,
+    pub(crate) default_deadline: Duration,
     pub(crate) follow_up: bool,
+    /// Zero: streams may be open for ever.
+    pub(crate) stream_age_max: Duration,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) traces: Traces,
 }
 
 impl Api {

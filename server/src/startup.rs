@@ -1,7 +1,12 @@
 //! A server's life: check, bind, load, serve, drain. Parses nothing and handles no signals; that is
 //! for whoever starts it, a `main` or a stack of several parts in one process.
 
-use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use futures::{FutureExt, future::BoxFuture};
@@ -14,18 +19,23 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use touchline_admin::{Admin, AdminServiceServer};
 use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer, tls::ServerTls};
 use touchline_proto::serving::component_service_server::ComponentServiceServer;
 use touchline_proto::v1::{
     FILE_DESCRIPTOR_SET, event_service_server::EventServiceServer,
     feedback_service_server::FeedbackServiceServer,
 };
-use touchline_runtime::observe::{self, Shown};
+use touchline_runtime::{
+    observe::{self, Shown},
+    traces::Traces,
+};
 use touchline_store::tables::Store;
 
 use crate::{
+    admin,
     catalog::CatalogCache,
-    config::{InvalidFlag, ServerArgs},
+    config::{InvalidFlag, RecommenderKind, ServerArgs},
     counters::Counters,
     impressions::Impressions,
     layers::{
@@ -85,6 +95,7 @@ pub struct Running {
     asked: CancellationToken,
     /// It ends, for whatever reason.
     ending: CancellationToken,
+    traces: Traces,
 }
 
 impl Running {
@@ -121,6 +132,7 @@ impl Running {
     /// Waits until everything has ended. An error says why, if nobody had asked for it.
     pub async fn stopped(self) -> anyhow::Result<()> {
         self.tasks.wait().await;
+        self.traces.end().await;
         let outcome = self.outcome.await.context("serving ended in a panic");
         outcome.flatten()?;
         anyhow::ensure!(
@@ -142,6 +154,7 @@ pub async fn start(
     let verifier = Verifier::open(&args.auth)?.map(Arc::new);
     let auth = AuthLayer::new(&args.auth, verifier, guard::needs);
     let (tls, caller) = (args.auth.server_tls()?, Caller::open(&args.caller)?);
+    let traces = Traces::open(&args.traces, "touchline-server").map_err(anyhow::Error::msg)?;
     let (asked, shutdown) = (shutdown.clone(), shutdown.child_token());
     let (metrics, registry) = Metrics::new();
     let counters = metrics.counters;
@@ -201,13 +214,27 @@ pub async fn start(
         watches: Arc::new(Semaphore::new(args.max_watches)),
         default_deadline: args.default_deadline,
         follow_up: args.serving.follow_up,
+        stream_age_max: args.max_connection_age,
         shutdown: shutdown.clone(),
+        traces: traces.clone(),
     };
 
     let (health, ready) = (HealthReporter::new(), watch::Sender::new(false));
     let receiver = ready.subscribe();
     set_health(&health, ServingStatus::NotServing).await;
-    let routes = routes(api, health.clone())?;
+    let administered = Admin {
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: SystemTime::now(),
+        ready: is_ready(receiver.clone(), shutdown.clone()),
+        shutdown: asked.clone(),
+        role: admin::Server {
+            counters: counters.clone(),
+            events: events.clone(),
+            policies: policies.clone(),
+            is_budgeted: args.recommender == RecommenderKind::Personalize,
+        },
+    };
+    let routes = routes(api, administered, health.clone())?;
     let (report, outcome) = oneshot::channel();
     let serving = Serving {
         listener,
@@ -269,6 +296,7 @@ pub async fn start(
         outcome,
         asked,
         ending,
+        traces,
     })
 }
 
@@ -313,7 +341,7 @@ async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> 
 
 /// As gRPC's health says it, with the reason.
 fn is_ready(ready: watch::Receiver<bool>, shutdown: CancellationToken) -> observe::Ready {
-    Box::new(move || {
+    Arc::new(move || {
         if shutdown.is_cancelled() {
             return Err("shutting down");
         }
@@ -361,8 +389,9 @@ async fn load_once(store: &Store, catalog: &CatalogCache) -> anyhow::Result<()> 
 }
 
 /// The services that have a health of their own; the empty name stands for the server as a whole.
-const HEALTHY: [&str; 4] = [
+const HEALTHY: [&str; 5] = [
     "",
+    <AdminServiceServer<Admin<admin::Server>> as NamedService>::NAME,
     <ComponentServiceServer<Api> as NamedService>::NAME,
     <EventServiceServer<Api> as NamedService>::NAME,
     <FeedbackServiceServer<Api> as NamedService>::NAME,
@@ -374,7 +403,11 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     }
 }
 
-fn routes(api: Api, health: HealthReporter) -> anyhow::Result<Routes> {
+fn routes(
+    api: Api,
+    administered: Admin<admin::Server>,
+    health: HealthReporter,
+) -> anyhow::Result<Routes> {
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -400,6 +433,7 @@ fn routes(api: Api, health: HealthReporter) -> anyhow::Result<Routes> {
     Ok(Routes::new(components)
         .add_service(events)
         .add_service(feedback)
+        .add_service(administered.service())
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
@@ -443,7 +477,11 @@ impl Serving {
             health
         };
         let (drained, drain) = oneshot::channel();
-        let serving = Server::builder()
+        let server = match args.max_connection_age {
+            Duration::ZERO => Server::builder(),
+            age => Server::builder().max_connection_age(age),
+        };
+        let serving = server
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .max_concurrent_streams(streams_max)

@@ -73,6 +73,7 @@ fn see(error: &Error) -> Seen {
         Error::Overloaded { .. } => again(Code::ResourceExhausted, "OVERLOADED", RETRY_AFTER),
         Error::NotReady => again(Code::Unavailable, "NOT_READY", RETRY_AFTER),
         Error::Draining => again(Code::Unavailable, "DRAINING", RETRY_AFTER),
+        Error::TooOld => again(Code::Unavailable, "CONNECTION_AGE", RETRY_AFTER),
         Error::DeadlineExceeded => plain(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
         Error::Recommend(cause) => see_recommender(cause),
         Error::Store(cause) => see_store(cause),

@@ -241,6 +241,11 @@ impl Events {
         self.lock().watched.len()
     }
 
+    /// How many events' newest states are known.
+    pub fn known(&self) -> usize {
+        self.lock().newest.len()
+    }
+
     /// Whether states come from a change feed.
     pub fn following(&self) -> bool {
         self.lock().following

@@ -4,6 +4,7 @@
 pub mod alone;
 pub mod calls;
 pub mod campaign;
+pub mod collector;
 pub mod dynamodb;
 pub mod fan;
 pub mod local;

@@ -32,6 +32,11 @@ impl Ports {
     /// Starts a stack with these flags more, and waits until fans and callers can connect: it may not
     /// be ready for them yet.
     pub async fn start(&self, more: &[&str]) -> Result<Process> {
+        self.start_in(more, &[]).await
+    }
+
+    /// The same, with these variables in its environment.
+    pub async fn start_in(&self, more: &[&str], environment: &[(&str, &str)]) -> Result<Process> {
         let ports = [
             ("--fans-port", self.fans),
             ("--management-port", self.management),
@@ -46,7 +51,7 @@ impl Ports {
             arguments.extend([*flag, port]);
         }
         arguments.extend(more);
-        let mut process = Process::start("touchline", &arguments)?;
+        let mut process = Process::start_in("touchline", &arguments, environment)?;
         process.listens(self.fans).await?;
         process.listens(self.grpc).await?;
         Ok(process)

@@ -21,8 +21,18 @@ pub struct Process {
 impl Process {
     /// Starts `name` with `arguments`. Its log goes to the test's standard error.
     pub fn start(name: &'static str, arguments: &[&str]) -> Result<Self> {
+        Self::start_in(name, arguments, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn start_in(
+        name: &'static str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let child = Command::new(binary(name)?)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)
@@ -57,7 +67,7 @@ impl Process {
     }
 
     /// Asks it to end, and gives its exit code.
-    pub async fn terminate(mut self) -> Result<Option<i32>> {
+    pub async fn terminate(self) -> Result<Option<i32>> {
         let pid = self.child.id().context("it has ended already")?;
         let sent = Command::new("kill")
             .args(["-TERM", &pid.to_string()])
@@ -66,6 +76,11 @@ impl Process {
         if !sent.success() {
             bail!("kill -TERM {pid}: {sent}");
         }
+        self.ended().await
+    }
+
+    /// Waits for its end, and gives its exit code.
+    pub async fn ended(mut self) -> Result<Option<i32>> {
         let status = tokio::time::timeout(crate::DEADLINE, self.child.wait())
             .await
             .with_context(|| format!("{} does not end", self.name))??;

@@ -16,6 +16,8 @@ pub const NO_INTERACTIONS: &str = "USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,MATCH_EV
 pub struct TestStack {
     /// Typed gRPC client of the server.
     pub client: Client,
+    /// URL of the server.
+    pub server: String,
     /// URL of the fans' WebSocket.
     pub gateway: String,
     /// A plain AWS client of the tables.
@@ -28,18 +30,28 @@ pub struct TestStack {
 /// Starts a stack whose recommender has learned from `interactions`, a CSV file's text; from nothing
 /// without one.
 pub async fn start(interactions: Option<&str>) -> Result<TestStack> {
+    start_with(interactions, |_| {}).await
+}
+
+/// The same, adjusted.
+pub async fn start_with(
+    interactions: Option<&str>,
+    adjust: impl FnOnce(&mut StackArgs),
+) -> Result<TestStack> {
     let files = tempfile::tempdir()?;
     let path = files.path().join("interactions.csv");
     std::fs::write(&path, interactions.unwrap_or(NO_INTERACTIONS))?;
-    let stack = Stack::start(StackArgs {
+    let mut args = StackArgs {
         demo: true,
         interactions: Some(path),
         ..StackArgs::in_memory()
-    })
-    .await?;
+    };
+    adjust(&mut args);
+    let stack = Stack::start(args).await?;
     let addresses = stack.addresses();
     Ok(TestStack {
         client: Client::connect(&addresses.server_url())?,
+        server: addresses.server_url(),
         gateway: addresses.gateway_url(),
         dynamodb: rows::dynamodb(&addresses.dynamodb_url()),
         stack,

@@ -81,6 +81,7 @@ impl Secrets {
             ca_file: Some(self.path("ca.pem")),
             client_certificate: Some(self.path("pod.pem")),
             client_key: Some(self.path("pod.key")),
+            ..CallerArgs::default()
         }
     }
 

@@ -7,9 +7,9 @@ use touchline_client::{Caller, CallerArgs, Client};
 use crate::{
     Error,
     commands::{
-        completions::CompletionsArgs, event::EventCommand, fan::FanArgs, items::ItemsCommand,
-        local::LocalArgs, replay::ReplayArgs, tables::TablesCommand, warm::WarmArgs,
-        watch::WatchArgs,
+        admin::AdminArgs, completions::CompletionsArgs, event::EventCommand, fan::FanArgs,
+        items::ItemsCommand, local::LocalArgs, page::PageArgs, replay::ReplayArgs,
+        store::StoreCommandArgs, tables::TablesCommand, warm::WarmArgs, watch::WatchArgs,
     },
 };
 
@@ -59,6 +59,12 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Fill the server's cache with the rankings of many consumers, before a match
     Warm(WarmArgs),
+    /// See what the processes of an installation are doing, and have them drain, reload, log
+    Admin(AdminArgs),
+    /// Serve the page beside an installation
+    Page(PageArgs),
+    /// Serve the embedded DynamoDB alone
+    Store(StoreCommandArgs),
     /// The item catalog
     #[command(subcommand)]
     Items(ItemsCommand),

@@ -93,6 +93,19 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A process that did not say what it is doing, or does not do it; why.
+    #[error("{0}")]
+    Unasked(String),
+    /// A flag's value.
+    #[error("{flag} {value}: {accepted}")]
+    Value {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be accepted.
+        accepted: &'static str,
+    },
     /// A cache that is not warmed, or not wholly: why, and what to do.
     #[error("{0}")]
     Warm(String),

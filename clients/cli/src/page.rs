@@ -109,6 +109,8 @@ fn router(desk: Arc<Desk>) -> Router {
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(desk.clone(), guard::guard))
+        // For who supervises the process, by whatever name; says nothing of the match.
+        .route("/healthz", get(async || "ok\n"))
         .with_state(desk)
 }
 

@@ -11,7 +11,9 @@ use touchline_runtime::signals;
 use crate::{
     Error,
     args::{Cli, Command},
-    commands::{completions, event, fan, items, local, replay, tables, warm, watch},
+    commands::{
+        admin, completions, event, fan, items, local, page, replay, store, tables, warm, watch,
+    },
     output,
 };
 
@@ -72,6 +74,9 @@ fn command(cli: Cli, shutdown: CancellationToken) -> BoxFuture<'static, Result<(
         Command::Watch(args) => watch::run(args, shutdown).boxed(),
         Command::Fan(args) => fan::run(args, shutdown).boxed(),
         Command::Replay(args) => replay::run(args, shutdown).boxed(),
+        Command::Admin(args) => admin::run(args, shutdown).boxed(),
+        Command::Page(args) => page::run(args, shutdown).boxed(),
+        Command::Store(args) => store::run(args, shutdown).boxed(),
         Command::Warm(args) => warm::run(args, shutdown).boxed(),
         // These can be left anywhere: each of their writes stands for itself.
         Command::Event(command) => until(shutdown, event::run(command).boxed()).boxed(),

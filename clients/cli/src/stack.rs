@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use touchline_push::{PushArgs, Round, config::LookupArgs};
+use touchline_runtime::traces::TraceArgs;
 use touchline_server::{
     ServerArgs,
     config::{NumResults, RecommenderKind},
@@ -160,6 +161,9 @@ pub struct StackArgs {
     /// it changes [default: one item a type, to anybody, always]
     #[arg(long, env = "TOUCHLINE_POLICIES", value_name = "FILE")]
     pub policies: Option<PathBuf>,
+    /// Where traces are sent
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 impl StackArgs {
@@ -183,6 +187,7 @@ impl StackArgs {
             interactions: None,
             users: None,
             policies: None,
+            traces: TraceArgs::default(),
         }
     }
 }
@@ -272,6 +277,7 @@ impl Stack {
             users: args.users,
             policies: args.policies,
             feedback: Some(folder.join("feedback.csv")),
+            traces: args.traces.clone(),
             ..ServerArgs::default()
         };
         // Boxed: what starts holds its whole configuration.
@@ -296,6 +302,7 @@ impl Stack {
             shard_reads_per_second: NonZeroU32::MAX,
             second_look: SECOND_LOOK,
             lease_duration: LEASE_DURATION,
+            traces: args.traces,
             ..PushArgs::default()
         };
         let starting = touchline_push::start(push_args, store.clone(), push_shutdown.clone());

@@ -170,7 +170,7 @@ impl Client {
                 ..proto::GetComponentsRequest::default()
             };
             let mut components = components(replica.channel());
-            self.timed(message, async |request| {
+            timed(self.deadlines.call, message, async |request| {
                 components.get_components(request).await
             })
             .await
@@ -238,6 +238,7 @@ impl Client {
             compressed,
             request,
             end,
+            None,
         );
         let answers = try_stream! {
             let mut sets: Vec<Arc<proto::ComponentSet>> = Vec::new();
@@ -389,29 +390,29 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        Ok(self.timed(message, ask).await?)
-    }
-
-    /// The same, with the answer as it came. The deadline travels with the request, and is also kept
-    /// here, for a server that never answers.
-    async fn timed<Q, A, F>(
-        &self,
-        message: Q,
-        ask: impl FnOnce(Request<Q>) -> F,
-    ) -> Result<A, Status>
-    where
-        F: Future<Output = Result<Response<A>, Status>>,
-    {
-        let mut request = Request::new(message);
-        request.set_timeout(self.deadlines.call);
-        match tokio::time::timeout(self.deadlines.call, ask(request)).await {
-            Ok(answer) => Ok(answer?.into_inner()),
-            Err(_) => Err(too_late()),
-        }
+        Ok(timed(self.deadlines.call, message, ask).await?)
     }
 }
 
-fn configure(endpoint: Endpoint) -> Endpoint {
+/// Makes a call. The deadline travels with the request, and is also kept here, for a server that never
+/// answers.
+pub(crate) async fn timed<Q, A, F>(
+    deadline: Duration,
+    message: Q,
+    ask: impl FnOnce(Request<Q>) -> F,
+) -> Result<A, Status>
+where
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    match tokio::time::timeout(deadline, ask(request)).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(too_late()),
+    }
+}
+
+pub(crate) fn configure(endpoint: Endpoint) -> Endpoint {
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)

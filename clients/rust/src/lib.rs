@@ -31,14 +31,18 @@
 //! Where the server has several replicas behind one name, each consumer's calls go to one of them:
 //! [`replicas`].
 //!
+//! What one process is doing, and how it is administered: [`Admin`].
+//!
 //! In reading order: [`Client`], [`Watched`], [`Error`], [`replicas`]. The messages are those of
 //! [`touchline_proto::v1`], as the services send them.
 
+mod admin;
 mod client;
 mod error;
 pub mod replicas;
 mod watch;
 
+pub use admin::Admin;
 pub use client::{BatchAnswer, Client, Deadlines, Share, Situation};
 pub use error::{Error, Violation};
 /// What calls present: a token, a certificate.

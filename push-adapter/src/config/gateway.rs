@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use touchline_auth::{AuthArgs, CallerArgs};
+use touchline_runtime::traces::TraceArgs;
 
 use super::{ConfigError, FanAccess, FanLimits, LookupArgs, invalid, validate_stage};
 
@@ -20,6 +21,14 @@ pub struct GatewayArgs {
         value_name = "ADDRESS"
     )]
     pub fans_listen: SocketAddr,
+    /// Address of gRPC, where the gateway is administered (AdminService) and says its health
+    #[arg(
+        long,
+        env = "TOUCHLINE_GATEWAY_LISTEN",
+        default_value = "127.0.0.1:50053",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
     /// Address of metrics and health (HTTP: /metrics, /healthz, /readyz). They carry none of the data,
     /// so this may be any address without --insecure
     #[arg(
@@ -55,6 +64,9 @@ pub struct GatewayArgs {
     /// Limits.
     #[command(flatten)]
     pub fans: FanLimits,
+    /// Where traces are sent.
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 impl GatewayArgs {
@@ -64,16 +76,21 @@ impl GatewayArgs {
         self.lookup.validate()?;
         validate_stage(&self.stage)?;
         self.fan_access.validate()?;
-        let is_open = !self.fans_listen.ip().is_loopback() && !self.insecure;
-        let address = self.fans_listen.to_string();
-        if is_open && !self.auth.has_tokens() {
-            let accepted = "this listens beyond this machine without authentication; a loopback \
-                            address is accepted, or any with --insecure";
-            return Err(invalid("--fans-listen", &address, accepted));
+        let is_open = |address: SocketAddr| !address.ip().is_loopback() && !self.insecure;
+        for (flag, address, is_known) in [
+            ("--fans-listen", self.fans_listen, self.auth.has_tokens()),
+            ("--listen", self.listen, self.auth.is_on()),
+        ] {
+            if is_open(address) && !is_known {
+                let accepted = "this listens beyond this machine without authentication; a loopback \
+                                address is accepted, or any with --insecure";
+                return Err(invalid(flag, &address.to_string(), accepted));
+            }
         }
-        if is_open && self.fan_access.fan_origins.is_empty() {
+        if is_open(self.fans_listen) && self.fan_access.fan_origins.is_empty() {
             let accepted = "beyond this machine --fan-origins is needed, which says whose pages may \
                             connect; * is accepted there";
+            let address = self.fans_listen.to_string();
             return Err(invalid("--fans-listen", &address, accepted));
         }
         super::validate_numbers(self.fans.numbers().into_iter())?;

@@ -15,6 +15,7 @@ use touchline_proto::{
     received::BatchGetComponentsResponse,
     v1::{BatchGetComponentsRequest, EventState as ProtoState, Purpose, consumer_answer},
 };
+use touchline_runtime::traces::{Kind, Place, Span};
 use touchline_store::{
     event::{EventState, Version},
     ids::{ConsumerId, EventId},
@@ -81,6 +82,9 @@ pub struct Answers {
     fragments: Arc<Fragments>,
     shown: Arc<Shown>,
     deadline: Instant,
+    /// From the question to the last answer.
+    span: Span,
+    answered: usize,
 }
 
 impl Components {
@@ -106,8 +110,16 @@ impl Components {
     }
 
     /// Asks for the sets of these consumers in this state. Nothing is asked before the answers are
-    /// read.
-    pub fn ask(&self, shown: &Arc<Shown>, consumers: &[ConsumerId], deadline: Instant) -> Answers {
+    /// read. The server is told `place`, so that what it does is part of the same trace.
+    pub fn ask(
+        &self,
+        shown: &Arc<Shown>,
+        consumers: &[ConsumerId],
+        deadline: Instant,
+        place: &Place,
+    ) -> Answers {
+        let mut span = place.begin("lookup", Kind::Client);
+        span.count("touchline.consumers", consumers.len());
         let deadline = deadline.min(Instant::now() + self.timeout);
         let request = BatchGetComponentsRequest {
             state: Some(shown.request.clone()),
@@ -121,11 +133,19 @@ impl Components {
         let replicas = self.replicas.clone();
         Answers {
             // Uncompressed: the server is near, and each byte would be looked at once more.
-            parts: replicas::batch(replicas, |call| call, request, deadline.into()),
+            parts: replicas::batch(
+                replicas,
+                |call| call,
+                request,
+                deadline.into(),
+                span.place().traceparent(),
+            ),
             fragments: self.fragments.clone(),
             sets: Vec::new(),
             shown: shown.clone(),
             deadline,
+            span,
+            answered: 0,
         }
     }
 
@@ -138,6 +158,16 @@ impl Components {
 impl Answers {
     /// The next answers; `None` when the server has said all.
     pub async fn next(&mut self) -> Result<Option<Vec<Answer>>, Status> {
+        let part = self.part().await;
+        match &part {
+            Ok(Some(part)) => self.answered += part.len(),
+            Ok(None) => {}
+            Err(status) => self.span.fail(status.code().description()),
+        }
+        part
+    }
+
+    async fn part(&mut self) -> Result<Option<Vec<Answer>>, Status> {
         let part = tokio::time::timeout_at(self.deadline.into(), self.parts.next()).await;
         let part =
             part.map_err(|_| Status::deadline_exceeded("the server did not answer in time"))?;
@@ -167,6 +197,13 @@ impl Answers {
             }
         });
         Ok(Some(answers.collect()))
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.span.count("touchline.answered", self.answered);
+        self.span.count("touchline.sets", self.sets.len());
     }
 }
 

@@ -15,7 +15,10 @@ use std::{
 use futures::{StreamExt, stream};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use touchline_runtime::backoff::Backoff;
+use touchline_runtime::{
+    backoff::Backoff,
+    traces::{Kind, Place, Traces},
+};
 use touchline_store::{
     change::{Change, ChangeKind},
     feed::Feed,
@@ -27,6 +30,7 @@ use super::{
     PUSH_TIME_FACTOR_MAX, REPORT_PATIENCE, Task,
     components::{Components, Shown},
     question::Question,
+    trace::Posts,
 };
 use crate::{
     config::LookupArgs,
@@ -57,6 +61,8 @@ pub struct OwnFanOut {
     pub options: LookupArgs,
     /// What happened.
     pub metrics: Arc<Metrics>,
+    /// What led to what.
+    pub traces: Traces,
 }
 
 /// Where the audience of an event begins: after whoever was served by a fan-out that was cut short, else
@@ -79,6 +85,17 @@ impl Turn {
     fn pass(&self, served: usize) {
         self.0.fetch_add(served, Ordering::Relaxed);
     }
+}
+
+/// How a state is brought to those who are open.
+struct Serving<'a> {
+    shown: &'a Arc<Shown>,
+    /// Cancelled when a newer state comes.
+    superseded: &'a CancellationToken,
+    mark: &'a Mark,
+    turn: &'a Turn,
+    /// Where in a trace.
+    place: &'a Place,
 }
 
 /// Fans that are to be served.
@@ -170,12 +187,19 @@ impl Pushing {
                 event_id,
                 position: None,
                 kind: ChangeKind::Removed,
+                heard: Default::default(),
             };
             self.take(&ended, observed);
         }
     }
 
+    /// A change that was heard of at `observed`. Its fans have waited since the leader read it.
     fn take(&mut self, change: &Change, observed: Instant) {
+        let observed = change.heard.read_at.unwrap_or(observed);
+        let place = self
+            .fan_out
+            .traces
+            .place(change.heard.traceparent.as_deref());
         let worth = self.known.judge(change);
         let position = change.position.clone();
         let task = match (worth, &change.kind) {
@@ -207,7 +231,9 @@ impl Pushing {
         self.running.insert(event_id.clone(), running);
         let fan_out = self.fan_out.clone();
         self.fan_outs.spawn(async move {
-            fan_out.reach(&task, observed, &superseded, &turn).await;
+            fan_out
+                .reach(&task, observed, &superseded, &turn, &place)
+                .await;
             (event_id, number)
         });
     }
@@ -238,38 +264,57 @@ impl OwnFanOut {
         observed: Instant,
         superseded: &CancellationToken,
         turn: &Turn,
+        place: &Place,
     ) {
+        let mut span = self.traces.begin("fan_out", Kind::Internal, place);
         let mut open = self.sessions.audience(task.contents());
         let audience = open.len();
+        span.count("touchline.consumers", audience);
         open.rotate_left(turn.first(audience));
         let (mark, measurement) = measure(observed);
         let reached = match task {
-            Task::Push(shown) => self.push(shown, open, superseded, &mark, turn).await,
-            Task::End { .. } => self.end(task, open, superseded, &mark).await,
+            Task::Push(shown) => {
+                let serving = Serving {
+                    shown,
+                    superseded,
+                    mark: &mark,
+                    turn,
+                    place: &span.place(),
+                };
+                self.push(&serving, open).await
+            }
+            Task::End { .. } => self.end(task, open, superseded, &mark, &span.place()).await,
         };
         drop(mark);
         let metrics = &self.metrics.fan_out;
         if reached.is_break() {
             metrics.superseded.inc();
+            span.say("touchline.outcome", "superseded");
             return;
         }
         let last = measurement.last(REPORT_PATIENCE).await;
         if audience > 0 {
             metrics.change_to_last.observe(last.as_secs_f64());
         }
-        tracing::debug!(audience, change_to_last_ms = last.as_millis(), "fanned out");
+        let milliseconds = last.as_millis();
+        let version = task.version();
+        span.count(
+            "touchline.change_to_last_ms",
+            usize::try_from(milliseconds).unwrap_or(usize::MAX),
+        );
+        tracing::debug!(
+            event_id = %task.event_id(),
+            version = version.as_str(),
+            audience,
+            change_to_last_ms = milliseconds,
+            "fanned out"
+        );
     }
 
     /// Whoever has no answer when the push's deadline passes is asked for again, with longer pauses and
     /// more time: no fan ends behind because the server was away for longer than one push.
-    async fn push(
-        &self,
-        shown: &Arc<Shown>,
-        mut open: Open,
-        superseded: &CancellationToken,
-        mark: &Mark,
-        turn: &Turn,
-    ) -> ControlFlow<()> {
+    async fn push(&self, serving: &Serving<'_>, mut open: Open) -> ControlFlow<()> {
+        let superseded = serving.superseded;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut time = self.options.push_deadline;
         loop {
@@ -279,7 +324,7 @@ impl OwnFanOut {
                 .map(<[_]>::to_vec)
                 .collect();
             open = stream::iter(batches)
-                .map(|batch| self.serve(shown, batch, deadline, superseded, mark, turn))
+                .map(|batch| self.serve(serving, batch, deadline))
                 .buffer_unordered(self.options.batches_at_once)
                 .concat()
                 .await;
@@ -299,23 +344,25 @@ impl OwnFanOut {
     }
 
     /// Asks for a batch and posts as the answers come; gives back who has none.
-    async fn serve(
-        &self,
-        shown: &Arc<Shown>,
-        batch: Open,
-        deadline: Instant,
-        superseded: &CancellationToken,
-        mark: &Mark,
-        turn: &Turn,
-    ) -> Open {
+    async fn serve(&self, serving: &Serving<'_>, batch: Open, deadline: Instant) -> Open {
+        let Serving {
+            shown,
+            superseded,
+            mark,
+            turn,
+            place,
+        } = *serving;
         let batch = batch
             .into_iter()
             .map(|(consumer, watchers)| (consumer.clone(), (consumer, watchers)));
-        let mut question = Question::new(&self.components, shown, deadline, superseded, batch);
+        let question = Question::new(&self.components, shown, deadline, superseded, batch);
+        let mut question = question.at(place);
+        let mut posts = None;
         let mut posted = 0;
         while let Some(answers) = question.next().await {
             // Batches are asked for in order, so that these are about the first of them.
             turn.pass(answers.len());
+            let posts = posts.get_or_insert_with(|| Posts::begin(place));
             for ((consumer_id, watchers), set) in answers {
                 let (set, recommendation_id) = match set {
                     Ok(answer) => answer,
@@ -332,7 +379,7 @@ impl OwnFanOut {
                 };
                 for watcher in watchers.iter() {
                     let text = set.message(watcher.protocol, &recommendation_id);
-                    self.post(watcher, Frame::state(text, of.clone()), mark);
+                    self.post(watcher, Frame::state(text, of.clone()), mark, posts);
                     posted += 1;
                     if posted % TURN == 0 {
                         tokio::task::yield_now().await;
@@ -349,7 +396,9 @@ impl OwnFanOut {
         open: Open,
         superseded: &CancellationToken,
         mark: &Mark,
+        place: &Place,
     ) -> ControlFlow<()> {
+        let posts = Posts::begin(place);
         let text = messages::ended(task.event_id(), task.position());
         let mut posted = 0;
         for (consumer_id, watchers) in open {
@@ -362,7 +411,12 @@ impl OwnFanOut {
             // The prototype's fans are told nothing when an event ends.
             let told = |watcher: &&Watcher| watcher.protocol == Protocol::V2;
             for watcher in watchers.iter().filter(told) {
-                self.post(watcher, Frame::state(text.clone(), of.clone()), mark);
+                self.post(
+                    watcher,
+                    Frame::state(text.clone(), of.clone()),
+                    mark,
+                    &posts,
+                );
                 posted += 1;
                 if posted % TURN == 0 {
                     tokio::task::yield_now().await;
@@ -375,8 +429,9 @@ impl OwnFanOut {
         ControlFlow::Continue(())
     }
 
-    fn post(&self, watcher: &Watcher, frame: Frame, mark: &Mark) {
+    fn post(&self, watcher: &Watcher, frame: Frame, mark: &Mark, posts: &Posts) {
         let posted = watcher.connection.post(frame.measured(mark.clone()));
+        posts.count(&posted);
         self.metrics.fan_out.pushed(&posted);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use touchline_runtime::backoff::Backoff;
+use touchline_runtime::{backoff::Backoff, traces::Place};
 use touchline_store::ids::ConsumerId;
 
 use super::components::{Answers, Components, Shown, passes};
@@ -28,6 +28,8 @@ pub struct Question<'a, T> {
     backoff: Backoff,
     is_once: bool,
     is_over: bool,
+    /// Where in a trace it is asked.
+    place: Place,
 }
 
 /// The answer for one consumer: the set and the recommendation id, or why there will be none.
@@ -55,6 +57,15 @@ impl<'a, T> Question<'a, T> {
             backoff: Backoff::new(Duration::from_millis(20), Duration::from_secs(1)),
             is_once: false,
             is_over: false,
+            place: Place::default(),
+        }
+    }
+
+    /// The same, at a place in a trace.
+    pub fn at(self, place: &Place) -> Self {
+        Self {
+            place: place.clone(),
+            ..self
         }
     }
 
@@ -125,7 +136,14 @@ impl<'a, T> Question<'a, T> {
             .iter()
             .map(|(consumer, _)| consumer.clone())
             .collect();
-        Some(self.components.ask(self.shown, &consumers, self.deadline))
+        let Self {
+            components,
+            shown,
+            deadline,
+            place,
+            ..
+        } = self;
+        Some(components.ask(shown, &consumers, *deadline, place))
     }
 
     fn answered(

@@ -15,13 +15,14 @@ use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use touchline_runtime::traces::Place;
 use touchline_store::{
     ids::ConsumerId,
     session::{Protocol, Session},
     sessions::AudiencePage,
 };
 
-use super::{FanOut, Task, components::Shown, question::Question};
+use super::{FanOut, Task, components::Shown, question::Question, trace::Posts};
 use crate::{
     connections::{Frame, Limits, PostError, StateOf, delivery::Mark},
     messages,
@@ -94,8 +95,8 @@ pub(super) enum Look {
     Late(SystemTime),
 }
 
-/// A message for a session.
-type Post = (Session, Utf8Bytes);
+/// A message for a session, and the posts that it is one of.
+type Post = (Session, Utf8Bytes, Posts);
 
 /// Sessions by consumer: one question to the server.
 type Batch = Vec<(ConsumerId, Vec<Session>)>;
@@ -118,7 +119,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks the audience once and serves who was not served yet. Says whether nobody is left.
-    pub(super) async fn run(&self, look: Look, limits: &Limits, mark: &Mark) -> bool {
+    pub(super) async fn run(
+        &self,
+        look: Look,
+        limits: &Limits,
+        mark: &Mark,
+        place: &Place,
+    ) -> bool {
         self.open.store(false, Ordering::Relaxed);
         self.tally.open.store(0, Ordering::Relaxed);
         let (store, contents) = (&self.fan_out.store, self.task.contents());
@@ -148,8 +155,10 @@ impl<'a> Walk<'a> {
                     let posts = posts.clone();
                     async move {
                         match self.task {
-                            Task::Push(shown) => self.serve(shown, batch, limits, &posts).await,
-                            Task::End { .. } => self.end(batch, limits, &posts).await,
+                            Task::Push(shown) => {
+                                self.serve(shown, batch, limits, &posts, place).await;
+                            }
+                            Task::End { .. } => self.end(batch, limits, &posts, place).await,
                         }
                     }
                 })
@@ -204,6 +213,7 @@ impl<'a> Walk<'a> {
         batch: Batch,
         limits: &Limits,
         posts: &mpsc::Sender<Post>,
+        place: &Place,
     ) {
         let components = &self.fan_out.components;
         let mut question = Question::new(
@@ -212,15 +222,18 @@ impl<'a> Walk<'a> {
             limits.deadline,
             &limits.superseded,
             batch,
-        );
+        )
+        .at(place);
+        let mut posted = None;
         while let Some(answers) = question.next().await {
+            let posted = posted.get_or_insert_with(|| Posts::begin(place));
             let mut messages = Vec::new();
             for (sessions, set) in answers {
                 match set {
                     Ok((set, recommendation_id)) => {
                         messages.extend(sessions.into_iter().map(|session| {
                             let text = set.message(session.protocol, &recommendation_id);
-                            (session, text)
+                            (session, text, posted.clone())
                         }));
                     }
                     Err(status) => {
@@ -241,12 +254,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    async fn end(&self, batch: Batch, limits: &Limits, posts: &mpsc::Sender<Post>) {
+    async fn end(&self, batch: Batch, limits: &Limits, posts: &mpsc::Sender<Post>, place: &Place) {
+        let posted = Posts::begin(place);
         let text = messages::ended(self.task.event_id(), self.task.position());
         let messages = batch
             .into_iter()
             .flat_map(|(_, sessions)| sessions)
-            .map(|session| (session, text.clone()))
+            .map(|session| (session, text.clone(), posted.clone()))
             .collect();
         hand_over(messages, limits, posts).await;
     }
@@ -258,7 +272,7 @@ impl<'a> Walk<'a> {
             .await;
     }
 
-    async fn post(&self, (session, text): Post, limits: &Limits, mark: &Mark) {
+    async fn post(&self, (session, text, posts): Post, limits: &Limits, mark: &Mark) {
         let of = StateOf {
             event_id: self.task.event_id().clone(),
             consumer_id: session.consumer_id.clone(),
@@ -271,6 +285,7 @@ impl<'a> Walk<'a> {
         let posted = connections
             .post(&session.connection_id, endpoint, frame, limits)
             .await;
+        posts.count(&posted);
         self.count(&session, posted).await;
     }
 

@@ -117,6 +117,7 @@ fn of_row(event_id: EventId, kind: ChangeKind) -> Change {
         event_id,
         position: None,
         kind,
+        heard: Default::default(),
     }
 }
 
@@ -139,6 +140,7 @@ mod tests {
             event_id: EventId::new(event).unwrap(),
             position: Some(Position::new("epoch", &sequence.to_string())),
             kind: ChangeKind::Put(state(event, text)),
+            heard: Default::default(),
         }
     }
 

@@ -214,6 +214,7 @@ mod tests {
                 attributes,
                 contents: [ContentId::new("final").unwrap()].into(),
             }),
+            heard: Default::default(),
         }
     }
 
@@ -334,6 +335,7 @@ mod tests {
                 event_id: event_id.clone(),
                 position: None,
                 kind,
+                heard: Default::default(),
             };
             known.judge(&change(ChangeKind::Removed));
         }

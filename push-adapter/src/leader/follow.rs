@@ -10,7 +10,7 @@ use touchline_proto::v1::{
     FollowRequest, FollowResponse, change_feed_client::ChangeFeedClient, follow_response::Message,
 };
 use touchline_runtime::backoff::Backoff;
-use touchline_store::{feed::Feed, tables::Store};
+use touchline_store::{change::Change, feed::Feed, tables::Store};
 
 use super::Led;
 
@@ -102,6 +102,7 @@ async fn follow_one(
 }
 
 fn take(following: &Following, feed: &Arc<Feed>, message: FollowResponse) -> Result<(), Status> {
+    let heard = convert::heard_from_proto(&message);
     let change = match message.message {
         Some(Message::State(state)) => convert::put_from_proto(state),
         Some(Message::Ended(ended)) => convert::ended_from_proto(ended),
@@ -112,6 +113,6 @@ fn take(following: &Following, feed: &Arc<Feed>, message: FollowResponse) -> Res
         None => return Ok(()),
     };
     let change = change.map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
-    feed.publish(change);
+    feed.publish(Change { heard, ..change });
     Ok(())
 }

@@ -14,7 +14,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use touchline_store::{
     Error,
-    change::ChangeKind,
+    change::{Change, ChangeKind},
+    event::Version,
     feed::Feed,
     ids::EventId,
     lease::{Applied, LeaseRow, Progress},
@@ -26,8 +27,9 @@ use super::{
     catch_up::Opened,
     course::{Begun, Course, What},
     reader::{self, Reading},
+    trace::Begins,
 };
-use touchline_runtime::backoff::Backoff;
+use touchline_runtime::{backoff::Backoff, traces::Span};
 
 use crate::fanout::{Task, components::Shown};
 
@@ -182,8 +184,10 @@ impl<'a> Term<'a> {
         metrics.fan_out.begun.inc_by(begun as u64);
         let superseded = turn.superseded.len() as u64;
         metrics.fan_out.superseded.inc_by(superseded);
+        let mut traced = Begins::of(&turn.begun, observed, &self.leader.traces);
         for change in turn.published {
-            self.feed.publish(change);
+            tell(&change);
+            self.feed.publish(traced.heard(change));
         }
         if turn.is_caught_up {
             self.feed.set_caught_up();
@@ -201,12 +205,13 @@ impl<'a> Term<'a> {
             write(self.leader, self.lost, None, &turn.announced).await?;
         }
         for begun in turn.begun {
-            self.start(begun, observed);
+            let span = traced.take(&begun.change.event_id);
+            self.start(begun, observed, span);
         }
         Ok(())
     }
 
-    fn start(&mut self, begun: Begun, observed: Instant) {
+    fn start(&mut self, begun: Begun, observed: Instant, span: Span) {
         let Begun {
             batch,
             change,
@@ -230,7 +235,7 @@ impl<'a> Term<'a> {
         self.running.insert(event_id.clone(), running);
         let fan_out = self.leader.fan_out.clone();
         self.fan_outs.spawn(async move {
-            fan_out.reach(&task, observed, &superseded).await;
+            fan_out.reach(&task, observed, &superseded, span).await;
             Finished { event_id, batch }
         });
     }
@@ -320,6 +325,22 @@ impl<'a> Term<'a> {
             "the term ends"
         );
     }
+}
+
+/// Says what was read, to whoever looks closely.
+fn tell(change: &Change) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let version = match &change.kind {
+        ChangeKind::Put(state) => Some(state.version()),
+        ChangeKind::Removed => None,
+    };
+    tracing::debug!(
+        event_id = %change.event_id,
+        version = version.as_ref().map_or("", Version::as_str),
+        "a change"
+    );
 }
 
 /// Writes progress, however often it takes.

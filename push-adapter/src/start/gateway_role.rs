@@ -4,12 +4,16 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use touchline_auth::{Verifier, caller::Caller};
-use touchline_runtime::observe::{self, Shown};
+use touchline_auth::{Verifier, caller::Caller, grpc::AuthLayer};
+use touchline_runtime::{
+    observe::{self, Shown},
+    traces::Traces,
+};
 use touchline_store::tables::Store;
 
-use super::{bind, bind_fans, ready};
+use super::{administered, bind, bind_fans, ready, serve_grpc};
 use crate::{
+    admin::Push,
     config::GatewayArgs,
     connections::{local::Local, writers::Writers},
     fanout::{
@@ -17,6 +21,7 @@ use crate::{
         own::{self, OwnFanOut},
     },
     gateway::{self, Gateway, Places, Rates, welcome},
+    grpc::{self, Access},
     leader::{
         Feeds,
         follow::{Following, follow},
@@ -30,12 +35,15 @@ use crate::{
 pub struct RunningGateway {
     /// Where fans connect.
     pub fans_address: SocketAddr,
+    /// Where it is administered, over gRPC.
+    pub grpc_address: SocketAddr,
     /// Where metrics and health are.
     pub metrics_address: SocketAddr,
     local: Arc<Local>,
     feeds: Feeds,
     metrics: Arc<Metrics>,
     tracker: TaskTracker,
+    traces: Traces,
 }
 
 impl RunningGateway {
@@ -57,6 +65,7 @@ impl RunningGateway {
     /// Waits until all has ended after shutdown began.
     pub async fn stopped(self) {
         self.tracker.wait().await;
+        self.traces.end().await;
     }
 }
 
@@ -74,7 +83,13 @@ pub async fn start_gateway(
     let verifier = Verifier::open(&args.auth)?.map(Arc::new);
     let components = Components::new(&args.lookup, caller.clone())?;
     let tls = args.fan_access.tls()?;
+    let access = Access {
+        auth: AuthLayer::new(&args.auth, verifier.clone(), grpc::needs),
+        tls: args.auth.server_tls()?,
+    };
+    let traces = Traces::open(&args.traces, "touchline-gateway").map_err(anyhow::Error::msg)?;
     let fans = bind_fans(args.fans_listen)?;
+    let grpc = bind("--listen", args.listen).await?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
 
     let (metrics, registry) = Metrics::new();
@@ -82,7 +97,7 @@ pub async fn start_gateway(
     let local = Arc::new(Local::default());
     let sessions = Arc::new(Memory::new(local.clone()));
     let following = Following {
-        store,
+        store: store.clone(),
         caller,
         followed: watch::Sender::new(None),
     };
@@ -92,17 +107,20 @@ pub async fn start_gateway(
     };
     let running = RunningGateway {
         fans_address: fans.local_addr()?,
+        grpc_address: grpc.local_addr()?,
         metrics_address: observed.local_addr()?,
         local: local.clone(),
         feeds: feeds.clone(),
         metrics: metrics.clone(),
         tracker: TaskTracker::new(),
+        traces: traces.clone(),
     };
     let fan_out = OwnFanOut {
         sessions: sessions.clone(),
         components: components.clone(),
         options: args.lookup,
         metrics: metrics.clone(),
+        traces,
     };
     // Fans who are still here are served until the last of them was sent away.
     let drained = CancellationToken::new();
@@ -110,7 +128,14 @@ pub async fn start_gateway(
         registry,
         ready: ready(feeds.clone(), shutdown.clone()),
     };
+    let push = Push {
+        store,
+        feeds: feeds.clone(),
+        metrics: metrics.clone(),
+    };
     let tracker = running.tracker.clone();
+    let served = (access, None, administered(push, &shutdown));
+    tracker.spawn(serve_grpc(grpc, served, shutdown.clone()));
     tracker.spawn(observe::serve(observed, shown, drained.clone()));
     let pushing = {
         let fan_out = Arc::new(fan_out);

@@ -151,10 +151,15 @@ impl Api {
 
 /// What API Gateway sends, with the fields that the developer guide shows.
 fn event(route: &str, body: Option<&str>) -> Value {
+    let event_type = match route {
+        "$connect" => "CONNECT",
+        "$disconnect" => "DISCONNECT",
+        _ => "MESSAGE",
+    };
     json!({
         "requestContext": {
             "routeKey": route,
-            "eventType": "MESSAGE",
+            "eventType": event_type,
             "extendedRequestId": "x=",
             "requestTime": "21/Nov/2022:18:00:00 +0000",
             "messageDirection": "IN",
@@ -224,6 +229,27 @@ async fn a_connections_whole_life_goes_through_the_functions() {
     let late = event("sendmessage", Some(&registration("ann")));
     assert_eq!(sendmessage.invoke(late).await.unwrap()["statusCode"], 410);
     assert_eq!(api.session().await, None);
+}
+
+#[tokio::test]
+async fn a_message_that_names_a_connections_route_neither_opens_nor_closes_it() {
+    let api = Api::new().await;
+    let connect = api.function(env!("CARGO_BIN_EXE_connect")).await;
+    let sendmessage = api.function(env!("CARGO_BIN_EXE_sendmessage")).await;
+    let disconnect = api.function(env!("CARGO_BIN_EXE_disconnect")).await;
+    connect.invoke(event("$connect", None)).await.unwrap();
+    let registration = registration("ann");
+    let registered = event("sendmessage", Some(&registration));
+    sendmessage.invoke(registered).await.unwrap();
+    let session = api.session().await;
+    assert!(session.is_some());
+    for (function, route) in [(&connect, "$connect"), (&disconnect, "$disconnect")] {
+        let mut message = event(route, Some("{}"));
+        message["requestContext"]["eventType"] = "MESSAGE".into();
+        let answer = function.invoke(message).await.unwrap();
+        assert_eq!(answer["statusCode"], 200);
+        assert_eq!(api.session().await, session);
+    }
 }
 
 #[tokio::test]

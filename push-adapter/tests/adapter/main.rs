@@ -9,6 +9,7 @@ mod auth;
 mod conformance;
 mod fan_out;
 mod gateway;
+mod gateway_figure;
 mod gateway_hostile;
 mod gateway_role;
 mod gateway_tls;

@@ -28,7 +28,12 @@ fn goal() -> Arc<Shown> {
 
 /// Asks for everybody: each is answered once, with a set of their own.
 async fn ask(components: &Components, consumers: &[ConsumerId]) {
-    let mut answers = components.ask(&goal(), consumers, Instant::now() + DEADLINE);
+    let mut answers = components.ask(
+        &goal(),
+        consumers,
+        Instant::now() + DEADLINE,
+        &Default::default(),
+    );
     let mut answered = vec![0; consumers.len()];
     while let Some(part) = answers.next().await.unwrap() {
         for answer in part {

@@ -44,6 +44,10 @@ pub struct CallerArgs {
     /// https://, PEM [default: the system's]
     #[arg(long, env = "TOUCHLINE_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// Name that the certificate must be for of who is called at an address rather than by a name, as a
+    /// leader in a cluster is [default: the address]
+    #[arg(long, env = "TOUCHLINE_TLS_NAME", value_name = "NAME")]
+    pub tls_name: Option<String>,
     /// Certificate chain that calls present for mutual TLS, PEM, read again when it changes
     /// [default: none]
     #[arg(
@@ -68,6 +72,8 @@ pub struct CallerArgs {
 pub struct Caller {
     bearer: Bearer,
     tls: ClientTls,
+    /// Whom an address must prove to be.
+    name: Option<Arc<str>>,
 }
 
 /// The bearer token of each call.
@@ -139,7 +145,18 @@ impl Caller {
                 ClientTls::Files(Arc::new(files))
             }
         };
-        Ok(Self { bearer, tls })
+        let name = args.tls_name.as_deref();
+        if let Some(name) = name
+            && ServerName::try_from(name).is_err()
+        {
+            let accepted = "a name such as a certificate has is accepted";
+            return Err(InvalidFlag::new("--tls-name", name, accepted));
+        }
+        Ok(Self {
+            bearer,
+            tls,
+            name: name.map(Arc::from),
+        })
     }
 
     /// The same with this token in place of a file's.
@@ -183,15 +200,23 @@ impl Caller {
         // TLS is the connector's, so the transport is told of plain text; calls name the real URL.
         let endpoint = configure(Endpoint::from_shared(target)?).origin(url.clone());
         let channel = if is_secure {
-            let host = url.host().unwrap_or_default();
             endpoint.connect_with_connector_lazy(Connector {
                 tls: self.tls.clone(),
-                host: host.trim_matches(['[', ']']).into(),
+                host: self.must_be(url.host().unwrap_or_default()),
             })
         } else {
             endpoint.connect_lazy()
         };
         Ok(InterceptedService::new(channel, self.bearer.clone()))
+    }
+
+    /// What the certificate of a URL's host must be for.
+    fn must_be(&self, host: &str) -> Arc<str> {
+        let host = host.trim_matches(['[', ']']);
+        match &self.name {
+            Some(name) if host.parse::<std::net::IpAddr>().is_ok() => name.clone(),
+            _ => host.into(),
+        }
     }
 }
 

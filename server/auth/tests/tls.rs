@@ -110,7 +110,7 @@ fn caller(ca: PathBuf, client: Option<(PathBuf, PathBuf)>) -> Caller {
         ca_file: Some(ca),
         client_certificate,
         client_key,
-        token_file: None,
+        ..CallerArgs::default()
     };
     Caller::open(&args).unwrap()
 }
@@ -132,6 +132,33 @@ async fn a_server_is_believed_by_its_authority_alone() {
     assert_eq!(stranger.code(), Code::Unavailable);
     let system = port.ask(&Caller::default()).await.unwrap_err();
     assert_eq!(system.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn who_is_called_at_an_address_proves_to_be_the_name_that_was_given() {
+    let (files, ours) = (Files::new(), authority());
+    files.authority("ours.pem", &ours);
+    files.certificate("server", &ours);
+    let named = |name: Option<&str>| {
+        let args = CallerArgs {
+            ca_file: Some(files.path("ours.pem")),
+            tls_name: name.map(str::to_owned),
+            ..CallerArgs::default()
+        };
+        Caller::open(&args)
+    };
+    let mut port = Port::start(port_args(&files)).await;
+    // Who is called by a name has to have that one.
+    port.ask(&named(Some("elsewhere")).unwrap()).await.unwrap();
+    let at = port.url.to_string().replace("localhost", "127.0.0.1");
+    port.url = at.parse().unwrap();
+    port.ask(&named(Some("localhost")).unwrap()).await.unwrap();
+    for name in [None, Some("elsewhere")] {
+        let refused = port.ask(&named(name).unwrap()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+    }
+    let error = named(Some("no name")).unwrap_err().to_string();
+    assert!(error.starts_with("--tls-name no name: "), "{error}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     borrow::Cow,
     fmt,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
@@ -289,6 +289,11 @@ impl Age {
         self.set(None);
     }
 
+    /// How long ago it last happened; `None` where it has not.
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.since().map(|since| since.elapsed())
+    }
+
     fn set(&self, at: Option<Instant>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
@@ -300,8 +305,8 @@ impl Age {
 
 impl EncodeMetric for Age {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        match self.since() {
-            Some(since) => encoder.encode_gauge(&since.elapsed().as_secs_f64()),
+        match self.elapsed() {
+            Some(elapsed) => encoder.encode_gauge(&elapsed.as_secs_f64()),
             None => Ok(()),
         }
     }

@@ -39,7 +39,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Says why a process is not ready, in a line; nothing of what the store or a peer said.
-pub type Ready = Box<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
+pub type Ready = Arc<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
 
 /// What is shown.
 pub struct Shown {
@@ -181,7 +181,7 @@ mod tests {
             registry.counter("cups", "Cups").inc();
             let is_ready = Arc::new(AtomicBool::new(false));
             let asked = is_ready.clone();
-            let ready = Box::new(move || match asked.load(Ordering::Relaxed) {
+            let ready = Arc::new(move || match asked.load(Ordering::Relaxed) {
                 true => Ok(()),
                 false => Err("the kettle is cold"),
             });

@@ -171,6 +171,8 @@ impl Round {
             deadline: Instant::now() + PATIENCE,
             priority: Priority::Prefetch,
             standing: Some(self.standing.clone()),
+            // It is part of nobody's call.
+            trace: Default::default(),
         };
         if self.prefetcher.rankings.prefetch(&lookup).await.is_err() {
             sleep(PAUSE).await;

@@ -18,6 +18,7 @@ pub use self::{
     fallback::{Fallbacks, Source},
     remote::{Remote, RemoteParts, RemoteState},
 };
+use touchline_runtime::traces;
 use touchline_store::ids::ConsumerId;
 
 use super::{
@@ -74,6 +75,8 @@ pub struct Lookup {
     pub priority: Priority,
     /// Whether the context that it is asked for still stands; `None` where nobody can tell.
     pub standing: Option<Standing>,
+    /// Where in a trace it is asked.
+    pub trace: traces::Place,
 }
 
 /// A ranking, and how it was come by.

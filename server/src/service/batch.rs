@@ -12,9 +12,14 @@ use touchline_proto::{
         BatchGetComponentsRequest, ConsumerAnswer, ConsumerError, Purpose, consumer_answer::Answer,
     },
 };
+use touchline_runtime::traces::Span;
 use touchline_store::ids::ConsumerId;
 
-use super::{Api, convert, place, validate::Violations};
+use super::{
+    Api, convert, place,
+    trace::{self, Answering},
+    validate::Violations,
+};
 use crate::{
     components::SetId,
     error::Error,
@@ -42,10 +47,14 @@ impl Api {
         &self,
         request: BatchGetComponentsRequest,
         deadline: Deadline,
+        span: &mut Span,
     ) -> Result<Streamed<BatchGetComponentsResponse>, Error> {
         let place = place(&self.batches, "the server's limit of batches")?;
         let refines = self.sets.rankings().recommender().refines();
         let batch = Batch::read(request, refines)?;
+        span.count("touchline.consumers", batch.consumer_ids.len());
+        trace::say_state(span, &batch.seen);
+        let trace = span.place();
         let Situation {
             context, standing, ..
         } = match batch.priority {
@@ -72,6 +81,7 @@ impl Api {
                 deadline: deadline.at,
                 priority: batch.priority,
                 standing: standing.clone(),
+                trace: trace.clone(),
             })
             .collect();
         // Nobody is shown what is only warmed: nothing counts against a cap.
@@ -80,9 +90,11 @@ impl Api {
         let decided = self.sets.clone().decide_all(lookups, shown, deadline.at)?;
         let mut decided = decided.boxed();
         let mut parts = Parts::new(batch.seen);
+        let mut answering = Answering::new(std::mem::take(span));
         let stream = async_stream::stream! {
             let _place = place;
             while let Some(chunk) = decided.next().await {
+                answering.count(&chunk);
                 for part in parts.of(chunk) {
                     yield Ok(part);
                 }

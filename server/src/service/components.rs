@@ -15,12 +15,13 @@ use touchline_proto::{
         get_components_request::Situation,
     },
 };
+use touchline_runtime::traces::Span;
 use touchline_store::{
     event::Context,
     ids::{ConsumerId, EventId},
 };
 
-use super::{Api, convert, explain, place, validate::Violations};
+use super::{Api, convert, explain, place, trace, validate::Violations};
 use crate::{
     components::SetId,
     error::Error,
@@ -49,37 +50,11 @@ impl ComponentService for Api {
         &self,
         request: Request<GetComponentsRequest>,
     ) -> Reply<GetComponentsResponse> {
-        let (deadline, began) = (self.deadline(&request), Instant::now());
-        let refines = self.sets.rankings().recommender().refines();
-        let request = request.into_inner();
-        let explain = request.explain;
-        let asked = Asked::read(request, refines)?;
-        let (seen, situation) = match asked.situation {
-            Given::Event(event_id) => {
-                let seen = self.events.current(&event_id).await?;
-                let situation = self.sets.situation(&seen);
-                (Some(seen), situation)
-            }
-            Given::Context(context) => (None, standing::Situation::alone(context)),
-        };
-        let refinement = self.sets.refinement(asked.refinement);
-        let lookup = Lookup {
-            query: Query {
-                consumer_id: asked.consumer_id,
-                context: situation.context,
-                num_results: self.sets.num_results(asked.num_results, &refinement),
-                refinement,
-            },
-            deadline: deadline.at,
-            priority: Priority::Caller,
-            standing: situation.standing,
-        };
-        let decided = self.sets.decide(lookup, seen.as_deref()).await?;
-        Ok(Response::new(GetComponentsResponse {
-            explanation: explain
-                .then(|| explain::explanation(&self.sets, &decided, began, deadline.at)),
-            component_set: Some(convert::component_set(&decided, seen.as_deref())),
-        }))
+        let mut span = self.span(&request, "get_components");
+        let answer = self.one(request, &mut span).await;
+        Ok(Response::new(
+            answer.map_err(|error| trace::failed(&mut span, error))?,
+        ))
     }
 
     type BatchGetComponentsStream = Streamed<BatchGetComponentsResponse>;
@@ -89,7 +64,11 @@ impl ComponentService for Api {
         request: Request<BatchGetComponentsRequest>,
     ) -> Reply<Self::BatchGetComponentsStream> {
         let deadline = self.deadline(&request);
-        Ok(Response::new(self.batch(request.into_inner(), deadline)?))
+        let mut span = self.span(&request, "batch_get_components");
+        let answers = self.batch(request.into_inner(), deadline, &mut span);
+        Ok(Response::new(
+            answers.map_err(|error| trace::failed(&mut span, error))?,
+        ))
     }
 
     type WatchEventStream = Streamed<WatchEventResponse>;
@@ -140,7 +119,52 @@ impl ComponentService for Api {
 }
 
 impl Api {
-    /// What ends a stream from outside: shutdown, or the deadline that its caller gave.
+    /// One consumer's set.
+    async fn one(
+        &self,
+        request: Request<GetComponentsRequest>,
+        span: &mut Span,
+    ) -> Result<GetComponentsResponse, Error> {
+        let (deadline, began) = (self.deadline(&request), Instant::now());
+        let refines = self.sets.rankings().recommender().refines();
+        let request = request.into_inner();
+        let explain = request.explain;
+        let asked = Asked::read(request, refines)?;
+        let (seen, situation) = match asked.situation {
+            Given::Event(event_id) => {
+                let seen = self.events.current(&event_id).await?;
+                let situation = self.sets.situation(&seen);
+                (Some(seen), situation)
+            }
+            Given::Context(context) => (None, standing::Situation::alone(context)),
+        };
+        let refinement = self.sets.refinement(asked.refinement);
+        let lookup = Lookup {
+            query: Query {
+                consumer_id: asked.consumer_id,
+                context: situation.context,
+                num_results: self.sets.num_results(asked.num_results, &refinement),
+                refinement,
+            },
+            deadline: deadline.at,
+            priority: Priority::Caller,
+            standing: situation.standing,
+            trace: span.place(),
+        };
+        if let Some(seen) = &seen {
+            trace::say_state(span, seen);
+        }
+        let decided = self.sets.decide(lookup, seen.as_deref()).await?;
+        span.say("touchline.origin", decided.origin.as_str());
+        span.say("touchline.freshness", decided.freshness.as_str());
+        Ok(GetComponentsResponse {
+            explanation: explain
+                .then(|| explain::explanation(&self.sets, &decided, began, deadline.at)),
+            component_set: Some(convert::component_set(&decided, seen.as_deref())),
+        })
+    }
+
+    /// What ends a stream from outside: shutdown, its age, or the deadline that its caller gave.
     async fn end(&self, deadline: Deadline) -> Error {
         let deadline = async {
             match deadline.of_caller {
@@ -148,8 +172,16 @@ impl Api {
                 None => std::future::pending().await,
             }
         };
+        let age = async {
+            // Streams that began together do not end together.
+            match self.stream_age_max.mul_f64(rand::random_range(0.9..=1.0)) {
+                Duration::ZERO => std::future::pending().await,
+                age => tokio::time::sleep(age).await,
+            }
+        };
         tokio::select! {
             () = self.shutdown.cancelled() => Error::Draining,
+            () = age => Error::TooOld,
             () = deadline => Error::DeadlineExceeded,
         }
     }
@@ -251,6 +283,8 @@ impl Api {
             deadline: at,
             priority,
             standing: situation.standing,
+            // A stream is no piece of work that ends.
+            trace: Default::default(),
         };
         self.sets.decide(lookup, Some(seen)).await.map(Some)
     }

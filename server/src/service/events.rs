@@ -13,7 +13,7 @@ use touchline_store::{
     ids::{ContentId, EventId},
 };
 
-use super::{Api, convert, validate::Violations};
+use super::{Api, convert, trace, validate::Violations};
 use crate::{error::Error, status::Reply, watch::Seen};
 
 /// Attributes of one event.
@@ -31,17 +31,10 @@ const PAGE_DEFAULT: u32 = 100;
 #[tonic::async_trait]
 impl EventService for Api {
     async fn put_event(&self, request: Request<PutEventRequest>) -> Reply<PutEventResponse> {
-        let request = request.into_inner();
-        let state = read_event(request.event)?;
-        let written = self
-            .store
-            .put_event(&state, request.merge)
-            .await
-            .map_err(Error::from)?;
-        self.events
-            .written(&state.event_id, Some(written.clone()))
-            .await;
-        let seen = Seen::from_table(written);
+        let mut span = self.span(&request, "put_event");
+        let written = self.put(request.into_inner()).await;
+        let seen = written.map_err(|error| trace::failed(&mut span, error))?;
+        trace::say_state(&mut span, &seen);
         Ok(Response::new(PutEventResponse {
             state: Some(convert::event_state(&seen)),
         }))
@@ -99,6 +92,18 @@ impl EventService for Api {
             return Err(Error::EventNotFound.into());
         }
         Ok(Response::new(DeleteEventResponse {}))
+    }
+}
+
+impl Api {
+    /// Writes an event's row; gives what stands there then.
+    async fn put(&self, request: PutEventRequest) -> Result<Seen, Error> {
+        let state = read_event(request.event)?;
+        let written = self.store.put_event(&state, request.merge).await?;
+        self.events
+            .written(&state.event_id, Some(written.clone()))
+            .await;
+        Ok(Seen::from_table(written))
     }
 }
 

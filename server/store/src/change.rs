@@ -1,6 +1,6 @@
 //! Changes of the event table, and keeping only the newest of each event. Pure.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use crate::{event::EventState, ids::EventId, position::Position};
 
@@ -23,7 +23,28 @@ pub struct Change {
     pub position: Option<Position>,
     /// What happened.
     pub kind: ChangeKind,
+    /// How it was heard of.
+    pub heard: Heard,
 }
+
+/// How this process came to hear of a change. It says nothing of the change itself, so it makes no
+/// difference to anybody who compares two.
+#[derive(Debug, Clone, Default)]
+pub struct Heard {
+    /// When whoever leads began the reading of the stream that gave it, by this process's clock; `None`
+    /// for the states that there were when that one began.
+    pub read_at: Option<Instant>,
+    /// Where in a trace it belongs, as W3C Trace Context writes it.
+    pub traceparent: Option<Arc<str>>,
+}
+
+impl PartialEq for Heard {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Heard {}
 
 /// The newest change of each event, and how many older ones it stands for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,6 +85,7 @@ mod tests {
             event_id: EventId::new(event.to_string()).unwrap(),
             position: Some(Position::new("epoch", &sequence.to_string())),
             kind: ChangeKind::Removed,
+            heard: Default::default(),
         }
     }
 

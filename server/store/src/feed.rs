@@ -109,6 +109,20 @@ impl Feed {
             .map(|(_, change)| change.clone())
     }
 
+    /// The newest changes of events that are on, latest first and at most so many, and how many events
+    /// are known in all, ended ones included.
+    pub fn latest(&self, max: usize) -> (Vec<Arc<Change>>, usize) {
+        let inner = self.lock();
+        let newest = inner.order.values().rev();
+        let changes = newest.filter_map(|event_id| inner.newest.get(event_id));
+        let latest = changes
+            .map(|(_, change)| change)
+            .filter(|change| change.kind != ChangeKind::Removed)
+            .take(max)
+            .cloned();
+        (latest.collect(), inner.newest.len())
+    }
+
     /// The most recent change of an event that is on and reaches sessions that watch `content`.
     pub fn newest_reaching(&self, content: &ContentId) -> Option<Arc<Change>> {
         let inner = self.lock();
@@ -209,6 +223,7 @@ mod tests {
                     .map(|content| ContentId::new(content).unwrap())
                     .collect::<BTreeSet<_>>(),
             }),
+            heard: Default::default(),
         }
     }
 

@@ -15,9 +15,10 @@ use touchline_auth::{
 };
 use touchline_proto::v1::{
     BatchGetComponentsRequest, DeleteEventRequest, GetComponentsRequest, GetEventRequest,
-    Interaction, ListEventsRequest, PutEventRequest, RecordInteractionsRequest, Refinement,
-    WatchEventRequest, component_service_client::ComponentServiceClient,
-    event_service_client::EventServiceClient, feedback_service_client::FeedbackServiceClient,
+    GetStatusRequest, Interaction, ListEventsRequest, PutEventRequest, RecordInteractionsRequest,
+    Refinement, WatchEventRequest, admin_service_client::AdminServiceClient,
+    component_service_client::ComponentServiceClient, event_service_client::EventServiceClient,
+    feedback_service_client::FeedbackServiceClient,
 };
 use touchline_server::ServerArgs;
 
@@ -89,7 +90,7 @@ impl As {
 type Call = fn(As) -> BoxFuture<'static, Result<(), Status>>;
 
 /// Every RPC; those that name a consumer twice, for `ann` and for `bob`.
-const CALLS: [(&str, Call); 17] = [
+const CALLS: [(&str, Call); 18] = [
     ("GetComponents of ann", |who| {
         Box::pin(get_components(who, "ann"))
     }),
@@ -194,11 +195,20 @@ const CALLS: [(&str, Call); 17] = [
             grpc.ready().await.unwrap();
             let request = who.ask(GetEventRequest::default());
             let codec = tonic_prost::ProstCodec::<GetEventRequest, GetEventRequest>::default();
-            let path = "/touchline.v1.AdminService/Drain".parse().unwrap();
+            let path = "/touchline.v1.NobodysService/Nothing".parse().unwrap();
             match grpc.unary(request, path, codec).await {
                 Err(status) if status.code() == Code::Unimplemented => Ok(()),
                 other => other.map(drop),
             }
+        })
+    }),
+    ("GetStatus", |who| {
+        Box::pin(async move {
+            let request = who.ask(GetStatusRequest {});
+            AdminServiceClient::new(who.channel)
+                .get_status(request)
+                .await
+                .map(drop)
         })
     }),
 ];
@@ -287,58 +297,58 @@ async fn every_rpc_answers_each_identity_what_it_may_have_and_no_more() {
     let all =
         "touchline:components:any touchline:events:write touchline:feedback:any touchline:admin";
     // Components of ann, bob, batches, watches ×3, events read ×2, written ×2, feedback ×2, health,
-    // reflection ×2, unknown.
+    // reflection ×2, unknown, administering.
     for (what, token, expected) in [
-        ("nobody", String::new(), "uuuuuuuuuuuuuyuuu"),
-        ("garbage", "garbage".to_owned(), "uuuuuuuuuuuuuyuuu"),
-        ("expired", expired, "uuuuuuuuuuuuuyuuu"),
+        ("nobody", String::new(), "uuuuuuuuuuuuuyuuuu"),
+        ("garbage", "garbage".to_owned(), "uuuuuuuuuuuuuyuuuu"),
+        ("expired", expired, "uuuuuuuuuuuuuyuuuu"),
         (
             "another key",
             SigningKey::es256("key").sign(&claims("ann", HOUR, all)),
-            "uuuuuuuuuuuuuyuuu",
+            "uuuuuuuuuuuuuyuuuu",
         ),
-        ("no scope", world.token("ann", ""), "dddddddddddddyyyd"),
+        ("no scope", world.token("ann", ""), "dddddddddddddyyydd"),
         (
             "a scope of others",
             world.token("ann", "components:any"),
-            "dddddddddddddyyyd",
+            "dddddddddddddyyydd",
         ),
         (
             "oneself",
             world.token("ann", "touchline:components"),
-            "ydddyydyyddddyyyd",
+            "ydddyydyyddddyyydd",
         ),
         (
             "anyone",
             world.token("push", "touchline:components:any"),
-            "yyyyyyyyyddddyyyd",
+            "yyyyyyyyyddddyyydd",
         ),
         (
             "a reader",
             world.token("server", "touchline:events:read"),
-            "ddddyddyyddddyyyd",
+            "ddddyddyyddddyyydd",
         ),
         (
             "a writer",
             world.token("feed", "touchline:events:write"),
-            "ddddyddyyyyddyyyd",
+            "ddddyddyyyyddyyydd",
         ),
         (
             "feedback",
             world.token("ann", "touchline:feedback"),
-            "dddddddddddydyyyd",
+            "dddddddddddydyyydd",
         ),
         (
             "anyone's feedback",
             world.token("app", "touchline:feedback:any"),
-            "dddddddddddyyyyyd",
+            "dddddddddddyyyyydd",
         ),
         (
             "an administrator",
             world.token("ops", "touchline:admin"),
-            "dddddddddddddyyyy",
+            "dddddddddddddyyyyy",
         ),
-        ("everything", world.token("app", all), "yyyyyyyyyyyyyyyyy"),
+        ("everything", world.token("app", all), "yyyyyyyyyyyyyyyyyy"),
     ] {
         let found = answers(&world.as_(&token)).await;
         for ((call, found), expected) in CALLS

@@ -88,7 +88,8 @@ impl ChangeFeed for FeedService {
         let relay = async_stream::stream! {
             let mut news = news.lock().await;
             while let Some(message) = news.recv().await {
-                yield Ok(FollowResponse { message: Some(message) });
+                let message = Some(message);
+                yield Ok(FollowResponse { message, ..FollowResponse::default() });
             }
         };
         Ok(Response::new(Box::pin(relay)))
@@ -239,6 +240,25 @@ async fn shutdown_ends_watchers_with_a_word_on_when_to_come_back() {
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(reason(&status), "DRAINING");
     assert!(says_when_to_retry(&status));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_its_greatest_age_ends_and_the_next_one_is_on_a_new_connection() {
+    let server = Server::with(ServerArgs {
+        max_connection_age: Duration::from_secs(1),
+        ..ServerArgs::default()
+    })
+    .await;
+    server.put(at("1'")).await;
+    let mut stream = open(&server, watch("1", "", "")).await;
+    next(&mut stream).await;
+    let status = soon(stream.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(reason(&status), "CONNECTION_AGE");
+    assert!(says_when_to_retry(&status));
+    let mut again = open(&server, watch("1", "", "")).await;
+    next(&mut again).await;
     server.stop().await;
 }
 

@@ -372,6 +372,8 @@ async def least_privilege():
         "write events": ("dynamodb", "put_item", {"TableName": EVENTS, "Item": event}),
         "write items": ("dynamodb", "put_item", {
             "TableName": "rt_personalize_soccer_ux_item", "Item": item}),
+        "read the lease": ("dynamodb", "get_item", {
+            "TableName": "touchline_push_lease", "Key": {"lease_key": {"S": "x"}}}),
         "take the lease": ("dynamodb", "put_item", {
             "TableName": "touchline_push_lease", "Item": {"lease_key": {"S": "x"}}}),
         "drop a table": ("dynamodb", "delete_table", {"TableName": SESSIONS}),
@@ -388,8 +390,9 @@ async def least_privilege():
         "DisconnectRole": {"close"},
         "DefaultRole": {"post"},
         "AuthorizerRole": set(),
-        "ServerPodRole": {"read events", "write events", "read parameters"},
-        "PushPodRole": {"open", "register", "close", "read sessions", "read events",
+        "ServerPodRole": {"read events", "write events", "read parameters", "read the lease"},
+        "GatewayPodRole": {"read the lease"},
+        "PushPodRole": {"read the lease", "open", "register", "close", "read sessions", "read events",
                         "take the lease", "read parameters", "post", "hang up"},
     }
     wrong, judged = [], 0

@@ -26,6 +26,7 @@ with a new one; when the event's row is deleted it ends. With --json each line i
 Examples:
   touchline watch 1                        the states of event 1
   touchline watch 1 --consumer diego       and what this consumer is shown in them
+  touchline watch 1 --states 1             the newest state, and no more
   touchline watch 1 --consumer diego --json | jq '.component_set.components[].item_id'")]
 pub struct WatchArgs {
     /// The event
@@ -34,6 +35,9 @@ pub struct WatchArgs {
     /// Also show what this consumer is shown
     #[arg(long, value_name = "CONSUMER")]
     pub consumer: Option<String>,
+    /// End after this many states, the one that stands included [default: when the event ends]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub states: Option<u64>,
     #[command(flatten)]
     /// Where
     pub at: ServerAddress,
@@ -52,7 +56,8 @@ pub async fn run(args: WatchArgs, shutdown: CancellationToken) -> Result<(), Err
     let mut watch = client.watch(&args.event_id, args.consumer.as_deref());
     let mut shown = Shown::default();
     let mut answered = false;
-    loop {
+    let mut left = args.states;
+    while left != Some(0) {
         let next = tokio::select! {
             next = watch.try_next() => next.map_err(failed)?,
             () = shutdown.cancelled() => return Ok(()),
@@ -74,10 +79,12 @@ pub async fn run(args: WatchArgs, shutdown: CancellationToken) -> Result<(), Err
                     true => print_json(&state, set)?,
                     false => shown.show(state, set)?,
                 }
+                left = left.map(|left| left - 1);
             }
             None => return print_end(&args),
         }
     }
+    Ok(())
 }
 
 fn print_json(state: &EventState, set: Option<&ComponentSet>) -> Result<(), Error> {

@@ -128,6 +128,16 @@ async fn a_refused_request_names_the_field() {
 }
 
 #[tokio::test]
+async fn a_watch_of_one_state_ends_with_it() {
+    let local = Local::start(None, &["--no-replay"]).await;
+    let put = ["event", "put", "1", "match_event=GOAL"];
+    local.ask(&put).await.worked();
+    let seen = local.ask(&["watch", "1", "--states", "1", "--json"]).await;
+    let state = seen.json()["state"].to_string();
+    assert!(state.contains("GOAL"), "{state}");
+}
+
+#[tokio::test]
 async fn a_watch_sees_each_change_and_ends_with_the_event() {
     let local = Local::start(None, &["--no-replay"]).await;
     local

@@ -35,6 +35,14 @@ struct Page {
     host: String,
 }
 
+/// What a page at this address answers, which has to be JSON.
+pub(crate) async fn get(host: &str, path: &str) -> Value {
+    let host = host.to_owned();
+    let answer = Page { host }.get(path).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
 impl Page {
     fn of(local: &Local) -> Self {
         let host = local.page.strip_prefix("http://").unwrap().to_owned();

@@ -17,6 +17,9 @@ async fn help_of_every_command_has_examples() {
         &["fan"],
         &["replay"],
         &["warm"],
+        &["admin"],
+        &["page"],
+        &["store"],
         &["items", "load"],
         &["tables", "create"],
         &["tables", "upgrade"],
@@ -40,6 +43,7 @@ async fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
             "'501' for '--num-results <COUNT|all>': 1 to 500 is accepted, or `all`",
         ),
         (&["replay"], "FILE"),
+        (&["admin", "log"], "<FILTER>"),
         (&["warm", "1"], "<--users <FILE.csv>|--consumers <FILE>>"),
         (
             &["warm", "1", "--consumers", "-", "--state", "GOAL"],

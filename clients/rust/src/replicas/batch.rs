@@ -17,8 +17,10 @@ use futures::{
 };
 use tokio::time::Instant;
 use tonic::{
-    GrpcMethod, Request, Response, Status, Streaming, client::Grpc,
+    GrpcMethod, Request, Response, Status, Streaming,
+    client::Grpc,
     codegen::http::uri::PathAndQuery,
+    metadata::{Ascii, MetadataValue},
 };
 use tonic_prost::{ProstCodec, prost::Message};
 use touchline_auth::caller::CallerChannel;
@@ -84,6 +86,7 @@ struct Question {
     /// The request, without consumers.
     request: BatchGetComponentsRequest,
     deadline: Instant,
+    traceparent: Option<MetadataValue<Ascii>>,
     /// How many calls were made.
     calls: AtomicU32,
 }
@@ -91,12 +94,14 @@ struct Question {
 /// Asks for a batch. The answers name consumers and sets as if one server had given them; each
 /// consumer is answered at most once. An error is the last item, and comes after all that other
 /// replicas have to say: who was not answered by then can be asked for again. Without consumers
-/// nothing is asked.
+/// nothing is asked. `traceparent` is where in a trace the question belongs, as W3C Trace Context writes
+/// it; the replicas are told.
 pub fn batch<M: Answers>(
     replicas: Replicas,
     configure: Configure,
     mut request: BatchGetComponentsRequest,
     deadline: Instant,
+    traceparent: Option<String>,
 ) -> BoxStream<'static, Result<M, Status>> {
     let consumer_ids = std::mem::take(&mut request.consumer_ids);
     let everybody = (0..u32::try_from(consumer_ids.len()).unwrap_or(u32::MAX)).collect();
@@ -106,6 +111,7 @@ pub fn batch<M: Answers>(
         consumer_ids,
         request,
         deadline,
+        traceparent: traceparent.and_then(|place| place.parse().ok()),
         calls: AtomicU32::new(0),
     });
     stream! {
@@ -234,6 +240,10 @@ impl Question {
             ..self.request.clone()
         });
         request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
+        if let Some(traceparent) = &self.traceparent {
+            let metadata = request.metadata_mut();
+            metadata.insert("traceparent", traceparent.clone());
+        }
         request
     }
 }

@@ -323,6 +323,7 @@ fn change(epoch: &str, record: &Record) -> Change {
             Some(value) => ChangeKind::Put(state(record.event, value, record.sequence)),
             None => ChangeKind::Removed,
         },
+        heard: Default::default(),
     }
 }
 

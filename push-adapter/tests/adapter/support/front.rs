@@ -4,7 +4,9 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 use touchline_push::{GatewayArgs, RunningGateway, start_gateway};
 
-use super::{DEADLINE, Fan, World, eventually, loopback};
+use touchline_store::tables::Store;
+
+use super::{DEADLINE, Fan, StubServer, World, eventually, loopback};
 
 /// A running gateway.
 pub(crate) struct Front {
@@ -13,16 +15,17 @@ pub(crate) struct Front {
 }
 
 /// The flags of a gateway that listens anywhere on loopback.
-pub(crate) fn gateway_args(world: &World) -> GatewayArgs {
+pub(crate) fn gateway_args(server: &StubServer) -> GatewayArgs {
     #[derive(Parser)]
     struct Args {
         #[command(flatten)]
         gateway: GatewayArgs,
     }
     let mut args = Args::parse_from(["gateway"]).gateway;
-    args.lookup.server = world.server.url();
+    args.lookup.server = server.url();
     GatewayArgs {
         fans_listen: loopback(),
+        listen: loopback(),
         metrics_listen: loopback(),
         ..args
     }
@@ -35,11 +38,16 @@ impl Front {
     }
 
     pub(crate) async fn with(world: &World, change: impl FnOnce(&mut GatewayArgs)) -> Self {
-        let mut args = gateway_args(world);
+        let mut args = gateway_args(&world.server);
         change(&mut args);
+        Self::of(args, &world.store).await
+    }
+
+    /// The same, whoever leads.
+    pub(crate) async fn of(args: GatewayArgs, store: &Store) -> Self {
         let shutdown = CancellationToken::new();
         // Boxed, as it holds whole clients of AWS.
-        let starting = Box::pin(start_gateway(args, world.store.clone(), shutdown.clone()));
+        let starting = Box::pin(start_gateway(args, store.clone(), shutdown.clone()));
         let running = starting.await.unwrap();
         eventually(|| async { running.feeds().newest().is_some() }).await;
         Self { running, shutdown }

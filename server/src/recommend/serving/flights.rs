@@ -17,6 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use touchline_runtime::traces;
 
 use super::cache::{Answer, Key};
 use crate::{
@@ -55,6 +56,8 @@ pub(super) struct Wanted {
     pub(super) until: Instant,
     /// What it is worth it for.
     pub(super) standing: Option<Standing>,
+    /// Where in a trace it is asked first.
+    pub(super) trace: traces::Place,
 }
 
 /// All questions that are under way.
@@ -93,6 +96,7 @@ struct Flight {
     generation: AtomicU64,
     claims: Mutex<Claims>,
     outcome: watch::Sender<Option<Outcome>>,
+    trace: traces::Place,
 }
 
 #[derive(Debug)]
@@ -239,8 +243,13 @@ impl Flights {
         let generation = self.recommender.generation();
         flight.generation.store(generation, Ordering::Release);
         let asking = self.counters.recommender.asking(1);
+        let mut span = flight.trace.begin("personalize", traces::Kind::Client);
         let answers = self.recommender.rank(std::slice::from_ref(query)).await;
         asking.answered(&answers);
+        if let Some(Err(error)) = answers.first() {
+            span.fail(error.as_str());
+        }
+        drop(span);
         let answer = answers.into_iter().next().unwrap_or_else(|| {
             let nothing = "no answer was given".to_owned();
             Err(RecommendError::Unavailable(nothing))
@@ -362,6 +371,7 @@ impl Flight {
                 is_bound: true,
             }),
             outcome: watch::Sender::new(None),
+            trace: wanted.trace.clone(),
         }
     }
 

@@ -278,6 +278,7 @@ impl Remote {
                 _ => lookup.deadline.max(Instant::now() + self.limits.late),
             },
             standing: lookup.standing.clone(),
+            trace: lookup.trace.clone(),
         };
         self.flights.join(query, wanted)
     }

@@ -123,6 +123,7 @@ fn lookup(query: Query, deadline: Instant) -> Lookup {
         deadline,
         priority: Priority::Caller,
         standing: None,
+        trace: Default::default(),
     }
 }
 

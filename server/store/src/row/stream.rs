@@ -25,6 +25,7 @@ pub(crate) fn change(
                 event_id,
                 position: Some(position),
                 kind: ChangeKind::Removed,
+                heard: Default::default(),
             });
         }
         Some(OperationType::Insert | OperationType::Modify) => {
@@ -39,6 +40,7 @@ pub(crate) fn change(
         event_id: kind.event_id.clone(),
         position: Some(position),
         kind: ChangeKind::Put(kind),
+        heard: Default::default(),
     })
 }
 

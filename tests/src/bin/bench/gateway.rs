@@ -18,7 +18,7 @@ use crate::{
     system::DEADLINE,
 };
 
-mod balance;
+pub(crate) mod balance;
 pub(crate) mod bare;
 mod book;
 mod cpu;
@@ -35,6 +35,7 @@ pub(crate) mod restart;
 mod script;
 mod site;
 mod stalled;
+pub(crate) mod telemetry;
 
 /// Ten thousand fans at a gateway, beside as many at a bare WebSocket server
 ///

@@ -13,6 +13,7 @@ mod serving;
 mod system;
 mod takeover;
 mod tally;
+mod telemetry;
 
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ enum Name {
     Takeover(takeover::Args),
     Gateway(gateway::Args),
     Restart(gateway::restart::Args),
+    Telemetry(telemetry::Args),
     /// The fans of a measurement, in a process of their own
     #[command(hide = true)]
     Load(load::Args),
@@ -76,6 +78,7 @@ async fn main() -> Result<()> {
         Name::Takeover(args) => Box::pin(within(args.run_max(), takeover::run(args))).await,
         Name::Gateway(args) => Box::pin(within(args.run_max(), gateway::run(args))).await,
         Name::Restart(args) => Box::pin(within(args.run_max(), gateway::restart::run(args))).await,
+        Name::Telemetry(args) => Box::pin(within(args.run_max(), telemetry::run(args))).await,
         Name::Load(args) => load::run(args).await,
         Name::Fans(args) => takeover::fans::run(args).await,
         Name::Bare(args) => serving::bare::run(args).await,

@@ -22,6 +22,7 @@ pub(crate) mod bare;
 mod calls;
 mod raw;
 mod script;
+pub(crate) mod telemetry;
 mod touchline;
 mod watch;
 

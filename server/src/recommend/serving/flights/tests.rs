@@ -56,6 +56,7 @@ async fn an_answer_that_came_between_the_look_and_the_flight_is_not_asked_for_ag
         priority: Priority::Caller,
         until,
         standing: None,
+        trace: Default::default(),
     };
     let mut claim = flights.join(&query, wanted).unwrap();
     let outcome = claim.outcome(until).await.unwrap();

@@ -157,7 +157,8 @@ fn is_ok(status: &str) -> bool {
     status.split(' ').nth(1) == Some("200")
 }
 
-async fn get(address: &str, path: &str) -> Result<String> {
+/// A page of a process's metrics port, head and body.
+pub(crate) async fn get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -60,6 +60,10 @@ pub(super) enum Front {
 /// The processes but for the gateway; killed when dropped.
 pub(super) struct Site {
     front: Front,
+    /// Flags that each process has more.
+    extra: Vec<(String, String)>,
+    /// Where the metrics of the server and of the leader are.
+    pub(super) metrics: Vec<String>,
     dynamodb: DynamoDb,
     server: Service,
     leader: Service,
@@ -85,6 +89,11 @@ impl Site {
     /// Starts all of it with the demo's catalog, and waits until the server answers from the change
     /// feed.
     pub(super) async fn start(front: Front) -> Result<Self> {
+        Self::start_with(front, &[]).await
+    }
+
+    /// The same, each process with these flags more.
+    pub(super) async fn start_with(front: Front, extra: &[(&str, &str)]) -> Result<Self> {
         let stand_in = StandIn::start_well_behaved().await?;
         let dynamodb = DynamoDb::start().await?;
         let store = dynamodb.store().await;
@@ -92,33 +101,42 @@ impl Site {
         store
             .put_items(&demo::items(), &items_csv::NUMERIC, &|_| {})
             .await?;
-        let flags = [
+        let personalize = stand_in.endpoint();
+        let mut flags = vec![
             ("--dynamodb-endpoint", &*dynamodb.endpoint),
             ("--listen", ANY),
             ("--recommender", "personalize"),
             ("--campaign-arn", CAMPAIGN_ARN),
-            ("--personalize-endpoint", &*stand_in.endpoint()),
+            ("--personalize-endpoint", &*personalize),
             ("--personalize-tps", "100000"),
             // Everybody's own answer is waited for, and what is cached stays so for the whole run.
             ("--patience", "30s"),
             ("--ranking-ttl", "1h"),
             ("--ranking-cache-bytes", "4000000000"),
         ];
-        let messages = ["gRPC listens", "ready"];
-        let (server, [listens, _]) =
+        flags.extend(extra);
+        let messages = ["metrics and health listen", "gRPC listens", "ready"];
+        let (server, [observed, listens, _]) =
             Service::start(("server", "touchline-server"), &flags, messages).await?;
         let server_url = format!("http://{}", text(&listens, "address")?);
         let mut flags = adapter_flags(&dynamodb.endpoint, &server_url);
         // A machine that is busy for a moment is no reason to have another term, and messages twice.
         flags.extend([("--fans-listen", ANY), ("--lease-duration", "10s")]);
-        let (leader, [_]) =
+        flags.extend(extra);
+        let (leader, [started]) =
             Service::start(("leader", "touchline-push"), &flags, ["started"]).await?;
         let deadlines = Deadlines {
             batch: 2 * DEADLINE,
             ..Deadlines::default()
         };
+        let owned = |(flag, value): &(&str, &str)| ((*flag).to_owned(), (*value).to_owned());
         let site = Self {
             front,
+            extra: extra.iter().map(owned).collect(),
+            metrics: vec![
+                text(&observed, "address")?.to_owned(),
+                text(&started, "metrics")?.to_owned(),
+            ],
             client: Client::connect(&server_url)?.with_deadlines(deadlines),
             dynamodb,
             server,
@@ -151,6 +169,7 @@ impl Site {
                 ("gateway", ""),
                 ("--dynamodb-endpoint", endpoint),
                 ("--server", server),
+                ("--listen", "127.0.0.1:0"),
             ]
             .into_iter()
             .chain(LIMITS)
@@ -167,6 +186,7 @@ impl Site {
             ("--fans-max", "20000"),
             ("--fans-per-address-max", "20000"),
         ]);
+        flags.extend(self.extra.iter().map(|(flag, value)| (&**flag, &**value)));
         flags.extend(extra);
         let (service, [started]) =
             Service::start(("gateway", "touchline-push"), &flags, ["started"]).await?;

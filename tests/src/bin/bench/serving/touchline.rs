@@ -42,6 +42,8 @@ const WARM_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Touchline {
     /// The one that is measured.
     pub(super) server: Service,
+    /// Where its metrics are.
+    pub(super) metrics: String,
     adapter: Service,
     url: String,
     store: Store,
@@ -53,6 +55,11 @@ impl Touchline {
     /// Starts all of it with the demo's catalog, and waits until the server answers from the change
     /// feed.
     pub(super) async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, each process with these flags more.
+    pub(super) async fn start_with(extra: &[(&str, &str)]) -> Result<Self> {
         let stand_in = StandIn::start_well_behaved().await?;
         let dynamodb = DynamoDb::start().await?;
         let store = dynamodb.store().await;
@@ -60,25 +67,29 @@ impl Touchline {
         store
             .put_items(&demo::items(), &items_csv::NUMERIC, &|_| {})
             .await?;
-        let flags = [
+        let personalize = stand_in.endpoint();
+        let mut flags = vec![
             ("--dynamodb-endpoint", &*dynamodb.endpoint),
             ("--listen", ANY),
             ("--recommender", "personalize"),
             ("--campaign-arn", CAMPAIGN_ARN),
-            ("--personalize-endpoint", &*stand_in.endpoint()),
+            ("--personalize-endpoint", &*personalize),
             // What is cached stays so for the whole run.
             ("--ranking-ttl", "1h"),
             ("--num-results", "all"),
         ];
-        let messages = ["gRPC listens", "ready"];
-        let (server, [listens, _]) =
+        flags.extend(extra);
+        let messages = ["metrics and health listen", "gRPC listens", "ready"];
+        let (server, [observed, listens, _]) =
             Service::start(("server", "touchline-server"), &flags, messages).await?;
         let url = format!("http://{}", text(&listens, "address")?);
         let mut flags = adapter_flags(&dynamodb.endpoint, &url);
         flags.push(("--fans-listen", ANY));
+        flags.extend(extra);
         let (adapter, [_]) =
             Service::start(("adapter", "touchline-push"), &flags, ["started"]).await?;
         let touchline = Self {
+            metrics: text(&observed, "address")?.to_owned(),
             server,
             adapter,
             url,
