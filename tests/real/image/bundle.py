@@ -21,8 +21,8 @@ process["noNewPrivileges"] = True
 process["capabilities"] = {
     kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
 }
-# Kubernetes sets neither; a container of fans needs a descriptor for each of them.
-process["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 524288}]
+# The machine's, as a pod has its node's.
+process["rlimits"] = []
 config["root"]["readonly"] = True
 config["mounts"] = [
     mount for mount in config["mounts"] if mount["destination"] not in ("/etc/resolv.conf", "/tmp")

@@ -15,7 +15,6 @@ import traceback
 import urllib.error
 import urllib.parse
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -92,16 +91,6 @@ def promtool(*arguments):
     return ran.returncode, ran.stdout + ran.stderr
 
 
-def mutated(rules, alert, expression):
-    """The rules, with another expression for one alert."""
-    changed = json.loads(json.dumps(rules))
-    for group in changed["groups"]:
-        for rule in group["rules"]:
-            if rule["alert"] == alert:
-                rule["expr"] = expression
-    return changed
-
-
 def unit_tests(rules, alerts):
     """Each alert fires when it must and not when it must not, and a test would notice otherwise."""
     code, output = promtool("test", "rules", str(UNIT_TESTS))
@@ -110,25 +99,22 @@ def unit_tests(rules, alerts):
     named = {group["name"] for group in tests["tests"]}
     check("each alert has a unit test, each unit test an alert", sorted(named ^ set(alerts)))
 
-    def notices(case):
-        alert, expression = case
+    def unnoticed(expression):
+        """The alerts whose tests pass although all rules have this expression."""
+        spoilt = json.loads(json.dumps(rules))
+        for group in spoilt["groups"]:
+            for rule in group["rules"]:
+                rule["expr"] = expression
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "rules.yaml").write_text(
-                json.dumps(mutated(rules, alert, expression))
-            )
-            groups = [group for group in tests["tests"] if group["name"] == alert]
-            only = {"rule_files": ["rules.yaml"], "evaluation_interval": "30s", "tests": groups}
-            (Path(folder) / "tests.yaml").write_text(json.dumps(only))
-            code, _ = promtool("test", "rules", str(Path(folder) / "tests.yaml"))
-        return [] if code else [f"{alert}: {expression}"]
+            (Path(folder) / "rules.yaml").write_text(json.dumps(spoilt))
+            (Path(folder) / "tests.yaml").write_text(json.dumps({**tests, "rule_files": ["rules.yaml"]}))
+            _, output = promtool("test", "rules", str(Path(folder) / "tests.yaml"))
+        # Each test asks for its own alert alone, and what fails is printed.
+        return sorted(alert for alert in alerts if f'alertname=\\"{alert}\\"' not in output)
 
-    def mutants(expression):
-        with ThreadPoolExecutor() as pool:
-            return sum(pool.map(notices, [(alert, expression) for alert in alerts]), [])
-
-    check("its test notices an alert that never fires", mutants("vector(0) > 1"))
+    check("their tests notice alerts that never fire", unnoticed("vector(0) > 1"))
     every = 'label_replace(vector(1), "namespace", "always", "", "")'
-    check("its test notices an alert that always fires", mutants(every))
+    check("their tests notice alerts that always fire", unnoticed(every))
 
 
 def annotations(alerts):
@@ -191,7 +177,7 @@ def words(texts):
 
 
 def substituted(expression, values):
-    for name, value in {**values, "__rate_interval": "10s"}.items():
+    for name, value in {"__rate_interval": "10s", **values}.items():
         expression = expression.replace(f"${name}", value)
     return expression
 

@@ -4,45 +4,27 @@ use serde_json::Value;
 
 use crate::support::{Local, Running, touchline};
 
+/// A store over this folder, and the tables that were made in it.
+async fn store(data: &str) -> (Running, Value) {
+    let listen = ["store", "--json", "--listen", "127.0.0.1:0"];
+    let mut store = Running::start(&[&listen[..], &["--data-dir", data]].concat());
+    let endpoint = store.json().await["dynamodb"].as_str().unwrap().to_owned();
+    let create = ["tables", "create", "--json", "--dynamodb-endpoint"];
+    let made = touchline(&[&create[..], &[&endpoint]].concat()).await;
+    let created = made.json()["created"].clone();
+    (store, created)
+}
+
 #[tokio::test]
 async fn a_store_alone_keeps_what_is_written_to_it() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
-    let start = || {
-        Running::start(&[
-            "store",
-            "--json",
-            "--listen",
-            "127.0.0.1:0",
-            "--data-dir",
-            data,
-        ])
-    };
-    let mut store = start();
-    let endpoint = store.json().await["dynamodb"].as_str().unwrap().to_owned();
-    let tables = [
-        "tables",
-        "create",
-        "--json",
-        "--dynamodb-endpoint",
-        &endpoint,
-    ];
-    let made = touchline(&tables).await.json();
-    assert_eq!(made["created"].as_array().unwrap().len(), 4, "{made}");
-    assert_eq!(store.signal("TERM").await, Some(0));
-
-    let mut store = start();
-    let endpoint = store.json().await["dynamodb"].as_str().unwrap().to_owned();
-    let tables = [
-        "tables",
-        "create",
-        "--json",
-        "--dynamodb-endpoint",
-        &endpoint,
-    ];
-    let made = touchline(&tables).await.json();
-    assert_eq!(made["created"], Value::Array(Vec::new()));
-    assert_eq!(store.signal("INT").await, Some(0));
+    let (first, created) = store(data).await;
+    assert_eq!(created.as_array().unwrap().len(), 4, "{created}");
+    assert_eq!(first.signal("TERM").await, Some(0));
+    let (second, created) = store(data).await;
+    assert_eq!(created, Value::Array(Vec::new()));
+    assert_eq!(second.signal("INT").await, Some(0));
 }
 
 #[tokio::test]

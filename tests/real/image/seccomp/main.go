@@ -7,7 +7,7 @@ import (
 	"log"
 	"os"
 
-	"github.com/containerd/containerd/contrib/seccomp"
+	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
