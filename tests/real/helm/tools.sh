@@ -48,8 +48,8 @@ unittest_program() {
             go mod init touchline.test/helm
             go mod edit -replace \
                 "github.com/vmware-labs/yaml-jsonpath=github.com/helm-unittest/yaml-jsonpath@$JSONPATH_VERSION"
-            go get -tool "github.com/helm-unittest/helm-unittest/cmd/helm-unittest@$UNITTEST_VERSION" \
-                "helm.sh/helm/v3@$HELM_VERSION"
+            go get -tool "github.com/helm-unittest/helm-unittest/cmd/helm-unittest@$UNITTEST_VERSION"
+            go get "helm.sh/helm/v3@$HELM_VERSION"
             go install tool
         ) >&2 || die "cannot build helm-unittest $UNITTEST_VERSION"
         rm -rf "$folder/source"
