@@ -1,6 +1,6 @@
-"""Turns a bundle that umoci unpacked from an image into the container of a pod.
+"""Makes the container of a pod from a bundle that umoci unpacked from an image.
 
-    bundle.py BUNDLE SECCOMP [ARGUMENT...]
+    bundle.py UNPACKED BUNDLE SECCOMP [ARGUMENT...]
 
 What the image says stays (program, user, environment); the rest is the chart's securityContext: read-only
 root, no capabilities, no new privileges, containerd's own seccomp profile, nothing that may be written. The
@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-bundle, seccomp, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-path = bundle / "config.json"
-config = json.loads(path.read_text())
+unpacked, bundle, seccomp = map(Path, sys.argv[1:4])
+arguments = sys.argv[4:]
+config = json.loads((unpacked / "config.json").read_text())
 process = config["process"]
 process["args"] += arguments
 process["terminal"] = False
@@ -23,7 +23,7 @@ process["capabilities"] = {
 }
 # The machine's, as a pod has its node's.
 process["rlimits"] = []
-config["root"]["readonly"] = True
+config["root"] = {"path": str(unpacked / "rootfs"), "readonly": True}
 config["mounts"] = [
     mount for mount in config["mounts"] if mount["destination"] not in ("/etc/resolv.conf", "/tmp")
 ]
@@ -32,4 +32,4 @@ linux["namespaces"] = [one for one in linux["namespaces"] if one["type"] not in 
 for mapping in ("uidMappings", "gidMappings"):
     linux.pop(mapping, None)
 linux["seccomp"] = json.loads(seccomp.read_text())
-path.write_text(json.dumps(config, indent=1))
+(bundle / "config.json").write_text(json.dumps(config, indent=1))

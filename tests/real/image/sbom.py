@@ -40,7 +40,7 @@ def crates(tree, binary, target):
     for path in made:
         path.unlink()
     # The tree's place says nothing to whoever reads it elsewhere.
-    return json.loads(text.replace(str(tree), "/touchline"))
+    return json.loads(text.replace(f"file://{tree}", "file:///touchline"))
 
 
 def packages(folder):
