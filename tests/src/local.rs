@@ -3,9 +3,16 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use touchline_client::Client;
 
-use crate::process::{Process, free_address};
+use crate::{
+    eventually,
+    process::{Process, free_address},
+};
 
 /// Where a stack and its successors listen.
 #[derive(Debug)]
@@ -15,6 +22,7 @@ pub struct Ports {
     grpc: SocketAddr,
     feed: SocketAddr,
     dynamodb: SocketAddr,
+    page: SocketAddr,
 }
 
 impl Ports {
@@ -26,6 +34,7 @@ impl Ports {
             grpc: free_address()?,
             feed: free_address()?,
             dynamodb: free_address()?,
+            page: free_address()?,
         })
     }
 
@@ -43,9 +52,10 @@ impl Ports {
             ("--grpc-port", self.grpc),
             ("--push-grpc-port", self.feed),
             ("--dynamodb-port", self.dynamodb),
+            ("--page-port", self.page),
         ]
         .map(|(flag, address)| (flag, address.port().to_string()));
-        let mut arguments = vec!["local", "--page-port", "0"];
+        let mut arguments = vec!["local"];
         arguments.extend(["--metrics-port", "0", "--push-metrics-port", "0"]);
         for (flag, port) in &ports {
             arguments.extend([*flag, port]);
@@ -55,6 +65,19 @@ impl Ports {
         process.listens(self.fans).await?;
         process.listens(self.grpc).await?;
         Ok(process)
+    }
+
+    /// Waits until all of a stack has started, and it would end in order: its page is the last.
+    pub async fn ready(&self) {
+        eventually("the page is served", || async {
+            let mut page = TcpStream::connect(self.page).await.ok()?;
+            let request = b"GET /healthz HTTP/1.0\r\nhost: localhost\r\n\r\n";
+            page.write_all(request).await.ok()?;
+            let mut answer = String::new();
+            page.read_to_string(&mut answer).await.ok()?;
+            answer.ends_with("ok\n").then_some(())
+        })
+        .await;
     }
 
     /// The fans' WebSocket.

@@ -212,6 +212,7 @@ async fn a_collector_over_tls_is_known_by_the_systems_authorities() -> Result<()
                 .ok()
         })
         .await;
+        ports.ready().await;
         assert_eq!(stack.terminate().await?, Some(0));
         assert_eq!(collector.count() > before, are_known);
     }
