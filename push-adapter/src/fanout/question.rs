@@ -152,7 +152,10 @@ impl<'a, T> Question<'a, T> {
         set: Result<(Arc<EncodedSet>, String), Status>,
     ) -> Option<Answered<T>> {
         // One that may be answered yet is asked for again.
-        if set.as_ref().is_err_and(passes) {
+        if let Err(status) = &set
+            && passes(status)
+        {
+            tracing::debug!(%status, "the server has no answer for a consumer yet");
             return None;
         }
         let (_, whose) = self.open.get_mut(index)?;

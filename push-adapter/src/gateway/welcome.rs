@@ -121,8 +121,12 @@ pub(super) async fn answer_all(gateway: Arc<Gateway>, mut arrivals: Arrivals) {
     }
 }
 
-async fn answer_later(gateway: Arc<Gateway>, mut left: Vec<Arrival>) {
-    let is_leaderless = gateway.feeds.newest().is_none();
+async fn answer_later(gateway: Arc<Gateway>, left: Left) {
+    let Left {
+        arrivals: mut left,
+        is_leaderless,
+    } = left;
+    // While nobody leads there may be nothing to show at all; a leader may be known by now.
     if !is_leaderless {
         for arrival in &left {
             let message = "no components can be given at the moment; they follow";
@@ -135,14 +139,24 @@ async fn answer_later(gateway: Arc<Gateway>, mut left: Vec<Arrival>) {
     while !left.is_empty() {
         tokio::time::sleep(backoff.pause()).await;
         left.retain(|arrival| !arrival.is_over());
-        left = attempt(&gateway, left).await;
+        left = attempt(&gateway, left).await.arrivals;
     }
 }
 
-/// Asks once for each; gives back who has no answer yet.
-async fn attempt(gateway: &Gateway, together: Vec<Arrival>) -> Vec<Arrival> {
+/// Who has no answer yet.
+struct Left {
+    arrivals: Vec<Arrival>,
+    /// Because no leader was known: the server was not asked.
+    is_leaderless: bool,
+}
+
+/// Asks once for each.
+async fn attempt(gateway: &Gateway, together: Vec<Arrival>) -> Left {
     let Some(feed) = gateway.feeds.newest() else {
-        return together;
+        return Left {
+            arrivals: together,
+            is_leaderless: true,
+        };
     };
     let mut by_event: HashMap<EventId, (Arc<Shown>, Vec<Arrival>)> = HashMap::new();
     for arrival in together {
@@ -162,7 +176,10 @@ async fn attempt(gateway: &Gateway, together: Vec<Arrival>) -> Vec<Arrival> {
     let asking = by_event
         .into_values()
         .map(|(shown, arrivals)| ask(gateway, shown, arrivals));
-    join_all(asking).await.into_iter().flatten().collect()
+    Left {
+        arrivals: join_all(asking).await.into_iter().flatten().collect(),
+        is_leaderless: false,
+    }
 }
 
 async fn ask(gateway: &Gateway, shown: Arc<Shown>, arrivals: Vec<Arrival>) -> Vec<Arrival> {

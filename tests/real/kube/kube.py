@@ -115,7 +115,7 @@ check(f"{len(made)} custom resources are known", [
 
 def established():
     items = api("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions")[1]["items"]
-    return sum(any(c["type"] == "Established" and c["status"] == "True" for c in item["status"].get("conditions", [])) for item in items)
+    return sum(any(c["type"] == "Established" and c["status"] == "True" for c in (item.get("status", {}).get("conditions") or [])) for item in items)
 
 
 for _ in range(100):
