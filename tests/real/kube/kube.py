@@ -125,6 +125,8 @@ for _ in range(100):
 labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 api("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
 api("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": "default"}})
+# One that stands already, which a combination names.
+api("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", {"metadata": {"name": "live"}, "value": 1000})
 
 for path in sorted((CHART / "ci").glob("*-values.yaml")) + [CHART / "values-eks.yaml"]:
     name = path.name
