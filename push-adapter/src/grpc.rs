@@ -20,6 +20,8 @@ use crate::{admin::Push, change_feed::Service};
 
 /// Calls of a connection at once: servers and other adapters that follow, not fans.
 const STREAMS_MAX: u32 = 1_000;
+/// Streams that nobody here ends, such as a watch of health, hold the end up no longer than this.
+const END_MAX: Duration = Duration::from_secs(2);
 /// Requests are small.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
@@ -40,8 +42,8 @@ pub struct Access {
     pub tls: Option<ServerTls>,
 }
 
-/// Serves with health and reflection until `stopping`; returns when all streams have ended. `feed` is
-/// absent in a gateway, which never leads.
+/// Serves with health and reflection until `stopping`; returns when all streams have ended, or soon
+/// after. `feed` is absent in a gateway, which never leads.
 pub(crate) async fn serve(
     listener: TcpListener,
     access: Access,
@@ -77,7 +79,14 @@ pub(crate) async fn serve(
     });
     let feed =
         feed.map(|feed| ChangeFeedServer::new(feed).max_decoding_message_size(MESSAGE_BYTES_MAX));
-    tonic::transport::Server::builder()
+    let overdue = {
+        let stopping = stopping.clone();
+        async move {
+            stopping.cancelled().await;
+            tokio::time::sleep(END_MAX).await;
+        }
+    };
+    let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(STREAMS_MAX)
@@ -94,6 +103,9 @@ pub(crate) async fn serve(
                     .set_service_status(service, ServingStatus::NotServing)
                     .await;
             }
-        })
-        .await
+        });
+    tokio::select! {
+        served = serving => served,
+        () = overdue => Ok(()),
+    }
 }

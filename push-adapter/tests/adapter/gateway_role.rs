@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use touchline_store::ids::EventId;
 
 use crate::support::{Adapter, Fan, Front, World, args, eventually, put, shown, state, state_for};
@@ -256,4 +257,17 @@ async fn every_state_that_was_offered_comes_to_one_end() {
     })
     .await;
     assert!(front.states("delivered").await >= heard);
+}
+
+#[tokio::test]
+async fn who_watches_its_health_does_not_hold_up_its_end() {
+    let world = World::start().await;
+    let front = Front::start(&world).await;
+    let url = format!("http://{}", front.running.grpc_address);
+    let channel = tonic::transport::Endpoint::from_shared(url).unwrap();
+    let mut health = HealthClient::new(channel.connect().await.unwrap());
+    let watched = health.watch(HealthCheckRequest::default()).await;
+    let mut watched = watched.unwrap().into_inner();
+    watched.message().await.unwrap();
+    front.stop().await;
 }
