@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use touchline_runtime::metrics::{Age, Counter, Gauge, Histogram, Registry, Seconds};
+use touchline_runtime::{
+    metrics::{Age, Counter, Gauge, Histogram, Registry, Seconds},
+    traces::SpanMetrics,
+};
 use touchline_store::{
     Error,
     stream::{PollError, Polled},
@@ -36,6 +39,8 @@ pub struct Metrics {
     pub states: Arc<StateMetrics>,
     /// Streams of the change feed that are open.
     pub feed_followers: Gauge,
+    /// Of traces.
+    pub spans: SpanMetrics,
 }
 
 impl Metrics {
@@ -52,6 +57,7 @@ impl Metrics {
                 "feed_followers",
                 "Servers and other push adapters that follow this one's change feed",
             ),
+            spans: SpanMetrics::new(&mut registry),
         };
         (metrics, registry)
     }

@@ -131,7 +131,9 @@ pub async fn start(
         tls: args.auth.server_tls()?,
     };
     let components = Components::new(&args.lookup, caller.clone())?;
-    let traces = Traces::open(&args.traces, "touchline-push").map_err(anyhow::Error::msg)?;
+    let (metrics, registry) = Metrics::new();
+    let traces = Traces::open(&args.traces, "touchline-push", metrics.spans.clone());
+    let traces = traces.map_err(anyhow::Error::msg)?;
     let grpc = bind("--listen", args.listen).await?;
     let grpc_address = grpc.local_addr().context("the listener has no address")?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
@@ -162,7 +164,6 @@ pub async fn start(
         (endpoint, Arc::new(Local::default()))
     });
 
-    let (metrics, registry) = Metrics::new();
     let metrics = Arc::new(metrics);
     let tracker = TaskTracker::new();
     let (rounds, _) = broadcast::channel(ROUNDS);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use touchline_runtime::metrics::Registry;
+use touchline_runtime::{metrics::Registry, traces::SpanMetrics};
 
 use crate::{counters::Counters, layers::calls::Calls};
 
@@ -14,6 +14,8 @@ pub struct Metrics {
     pub counters: Arc<Counters>,
     /// Around every call.
     pub(crate) calls: Arc<Calls>,
+    /// Of traces.
+    pub(crate) spans: SpanMetrics,
 }
 
 impl Metrics {
@@ -23,6 +25,7 @@ impl Metrics {
         let metrics = Self {
             calls: Arc::new(Calls::new(&mut registry)),
             counters: Arc::new(Counters::new(&mut registry)),
+            spans: SpanMetrics::new(&mut registry),
         };
         (metrics, registry)
     }

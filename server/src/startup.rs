@@ -131,9 +131,10 @@ pub async fn start(
     let verifier = Verifier::open(&args.auth)?.map(Arc::new);
     let auth = AuthLayer::new(&args.auth, verifier, guard::needs);
     let (tls, caller) = (args.auth.server_tls()?, Caller::open(&args.caller)?);
-    let traces = Traces::open(&args.traces, "touchline-server").map_err(anyhow::Error::msg)?;
-    let (asked, shutdown) = (shutdown.clone(), shutdown.child_token());
     let (metrics, registry) = Metrics::new();
+    let traces = Traces::open(&args.traces, "touchline-server", metrics.spans);
+    let traces = traces.map_err(anyhow::Error::msg)?;
+    let (asked, shutdown) = (shutdown.clone(), shutdown.child_token());
     let counters = metrics.counters;
     let policies = policies(&args, &counters)?;
     let users = users(&args).await?;

@@ -87,12 +87,13 @@ pub async fn start_gateway(
         auth: AuthLayer::new(&args.auth, verifier.clone(), grpc::needs),
         tls: args.auth.server_tls()?,
     };
-    let traces = Traces::open(&args.traces, "touchline-gateway").map_err(anyhow::Error::msg)?;
+    let (metrics, registry) = Metrics::new();
+    let traces = Traces::open(&args.traces, "touchline-gateway", metrics.spans.clone());
+    let traces = traces.map_err(anyhow::Error::msg)?;
     let fans = bind_fans(args.fans_listen)?;
     let grpc = bind("--listen", args.listen).await?;
     let observed = bind("--metrics-listen", args.metrics_listen).await?;
 
-    let (metrics, registry) = Metrics::new();
     let metrics = Arc::new(metrics);
     let local = Arc::new(Local::default());
     let sessions = Arc::new(Memory::new(local.clone()));

@@ -22,6 +22,8 @@ use opentelemetry_sdk::{
     trace::{SdkTracer, SdkTracerProvider},
 };
 
+use crate::metrics::{Counter, Registry};
+
 mod args;
 mod export;
 
@@ -39,6 +41,34 @@ pub struct Traces(Option<Arc<On>>);
 struct On {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
+    ended: Counter,
+}
+
+/// What becomes of spans. Those that ended and were neither sent nor lost wait, or found no room to.
+#[derive(Debug, Clone)]
+pub struct SpanMetrics {
+    ended: Counter,
+    sent: Counter,
+    failed: Counter,
+}
+
+impl SpanMetrics {
+    /// Registered, whether or not anything is traced.
+    pub fn new(registry: &mut Registry) -> Self {
+        let ended = registry.counter("spans", "Spans of traces that ended");
+        let [sent, failed] = registry.counters(
+            "spans_exported",
+            "Spans that were sent to the collector, or lost since it failed; what is in neither and not among those \
+             that wait, 2,048 at most, found no room",
+            "outcome",
+            ["sent", "failed"],
+        );
+        Self {
+            ended,
+            sent,
+            failed,
+        }
+    }
 }
 
 impl Traces {
@@ -47,14 +77,20 @@ impl Traces {
     ///
     /// # Errors
     /// Why OpenTelemetry's own variables (OTEL_…) cannot be followed.
-    pub fn open(args: &TraceArgs, service: &'static str) -> Result<Self, String> {
+    pub fn open(
+        args: &TraceArgs,
+        service: &'static str,
+        metrics: SpanMetrics,
+    ) -> Result<Self, String> {
         let Some(endpoint) = &args.otlp_endpoint else {
             return Ok(Self::default());
         };
-        let provider = export::provider(endpoint, args.trace_sample, service)?;
+        let ended = metrics.ended.clone();
+        let provider = export::provider(endpoint, args.trace_sample, service, metrics)?;
         Ok(Self(Some(Arc::new(On {
             tracer: provider.tracer("touchline"),
             provider,
+            ended,
         }))))
     }
 
@@ -198,6 +234,14 @@ impl Span {
     }
 }
 
+impl Drop for Span {
+    fn drop(&mut self) {
+        if let (Some(_), Some(on)) = (&self.recording, &self.traces.0) {
+            on.ended.inc();
+        }
+    }
+}
+
 /// A place in a trace, or none. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Place(Option<Arc<Known>>);
@@ -270,7 +314,12 @@ mod tests {
             otlp_endpoint: Some("http://127.0.0.1:1".parse().unwrap()),
             trace_sample,
         };
-        Traces::open(&args, "touchline-test").unwrap()
+        open(&args)
+    }
+
+    fn open(args: &TraceArgs) -> Traces {
+        let metrics = SpanMetrics::new(&mut Registry::new("test"));
+        Traces::open(args, "touchline-test", metrics).unwrap()
     }
 
     fn trace_id(traceparent: &str) -> &str {
@@ -316,12 +365,32 @@ mod tests {
 
     #[test]
     fn without_an_endpoint_nothing_is_made() {
-        let traces = Traces::open(&TraceArgs::default(), "touchline-test").unwrap();
+        let traces = open(&TraceArgs::default());
         let place = traces.place(Some(SAMPLED));
         let mut span = traces.begin("called", Kind::Server, &place);
         span.say("never", "heard");
         assert!(!span.is_recording());
         assert_eq!(span.place().traceparent(), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_collector_that_is_not_there_is_not_sent_is_counted() {
+        let metrics = SpanMetrics::new(&mut Registry::new("test"));
+        let args = TraceArgs {
+            otlp_endpoint: Some("http://127.0.0.1:1".parse().unwrap()),
+            trace_sample: 1.0,
+        };
+        let traces = Traces::open(&args, "touchline-test", metrics.clone()).unwrap();
+        for _ in 0..3 {
+            drop(traces.begin("lost", Kind::Internal, &Place::default()));
+        }
+        traces.end().await;
+        let SpanMetrics {
+            ended,
+            sent,
+            failed,
+        } = metrics;
+        assert_eq!((ended.get(), sent.get(), failed.get()), (3, 0, 3));
     }
 
     #[tokio::test(flavor = "multi_thread")]

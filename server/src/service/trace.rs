@@ -2,7 +2,8 @@
 //! answer is where it came from, never whose it is.
 
 use tonic::{Request, Status};
-use touchline_runtime::traces::{Kind, Span, TRACEPARENT};
+use touchline_auth::{Identity, Scope};
+use touchline_runtime::traces::{Kind, Place, Span, TRACEPARENT};
 
 use super::Api;
 use crate::{
@@ -28,17 +29,42 @@ const FRESHNESSES: [&str; Freshness::ALL.len()] = [
     "touchline.freshness.stale",
 ];
 
+/// What no fan may: the scopes of applications and of those who run them.
+const BEYOND_ONESELF: [Scope; 4] = [
+    Scope::ComponentsAny,
+    Scope::EventsWrite,
+    Scope::FeedbackAny,
+    Scope::Admin,
+];
+
 impl Api {
     /// The span of a call.
     pub(super) fn span<T>(&self, request: &Request<T>, name: &'static str) -> Span {
         if !self.traces.is_on() {
             return Span::default();
         }
-        let traceparent = request.metadata().get(TRACEPARENT);
-        let traceparent = traceparent.and_then(|value| value.to_str().ok());
-        let place = self.traces.place(traceparent);
+        let place = match decides(request) {
+            true => {
+                let traceparent = request.metadata().get(TRACEPARENT);
+                self.traces
+                    .place(traceparent.and_then(|value| value.to_str().ok()))
+            }
+            false => Place::default(),
+        };
         self.traces.begin(name, Kind::Server, &place)
     }
+}
+
+/// Whether it is for the caller to say where in a trace the call belongs, and with it whether it is
+/// traced. Not for a fan: what anybody sends shall not decide what a collector is sent.
+fn decides<T>(request: &Request<T>) -> bool {
+    // Absent while authentication is off.
+    let identity = request.extensions().get::<Identity>();
+    identity.is_none_or(|identity| {
+        BEYOND_ONESELF
+            .iter()
+            .any(|scope| identity.scopes.has(*scope))
+    })
 }
 
 /// A call has failed: in a word to whoever reads traces, and to the caller.
@@ -111,7 +137,27 @@ impl Drop for Answering {
 
 #[cfg(test)]
 mod tests {
+    use touchline_auth::Scopes;
+
     use super::*;
+
+    #[test]
+    fn fans_do_not_decide_what_is_traced() {
+        let decided = |scope: Scope| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(Identity {
+                consumer_id: Some("ann".to_owned()),
+                scopes: Scopes::NONE.granting([scope]),
+                expires_at: None,
+            });
+            decides(&request)
+        };
+        assert_eq!(
+            Scope::ALL.map(decided),
+            [false, true, false, true, false, true, true]
+        );
+        assert!(decides(&Request::new(())), "nobody is asked who they are");
+    }
 
     #[test]
     fn a_name_stands_where_its_origin_or_freshness_does() {

@@ -14,8 +14,8 @@ pub struct TraceArgs {
     /// traced]
     #[arg(long, env = "TOUCHLINE_OTLP_ENDPOINT", value_parser = endpoint, value_name = "URL")]
     pub otlp_endpoint: Option<Uri>,
-    /// Share of changes, and of calls whose caller names no trace, that are traced, 0 to 1; a caller who
-    /// names one decides
+    /// Share of changes, and of calls whose caller names no trace, that are traced, 0 to 1; an application
+    /// that names one decides
     #[arg(
         long,
         env = "TOUCHLINE_TRACE_SAMPLE",

@@ -15,6 +15,8 @@ use opentelemetry_sdk::{
 };
 use tonic::transport::{ClientTlsConfig, Endpoint, Uri};
 
+use super::SpanMetrics;
+
 /// How long connecting, and then one batch with its repetitions, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +32,7 @@ pub(super) fn provider(
     endpoint: &Uri,
     sample: f64,
     service: &'static str,
+    metrics: SpanMetrics,
 ) -> Result<SdkTracerProvider, String> {
     let mut to = Endpoint::from(endpoint.clone())
         .connect_timeout(CONNECT_TIMEOUT)
@@ -50,7 +53,7 @@ pub(super) fn provider(
         .build();
     let sampler = Sampler::TraceIdRatioBased(sample);
     Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(Telling::new(exporter))
+        .with_batch_exporter(Telling::new(exporter, metrics))
         .with_sampler(Sampler::ParentBased(Box::new(sampler)))
         .with_resource(resource)
         .build())
@@ -66,6 +69,7 @@ pub(super) fn end(provider: &SdkTracerProvider) -> Result<(), String> {
 #[derive(Debug)]
 struct Telling<E> {
     exporter: E,
+    metrics: SpanMetrics,
     lost: Mutex<Lost>,
 }
 
@@ -76,9 +80,10 @@ struct Lost {
 }
 
 impl<E> Telling<E> {
-    fn new(exporter: E) -> Self {
+    fn new(exporter: E, metrics: SpanMetrics) -> Self {
         Self {
             exporter,
+            metrics,
             lost: Mutex::default(),
         }
     }
@@ -100,6 +105,11 @@ impl<E: SpanExporter> SpanExporter for Telling<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let exported = self.exporter.export(batch).await;
+        let outcome = match &exported {
+            Ok(()) => &self.metrics.sent,
+            Err(_) => &self.metrics.failed,
+        };
+        outcome.inc_by(spans as u64);
         if let Err(error) = &exported
             && let Some(lost) = self.lose(spans)
         {
@@ -124,10 +134,12 @@ impl<E: SpanExporter> SpanExporter for Telling<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Registry;
 
     #[test]
     fn a_collector_that_fails_is_told_of_once_with_all_that_was_lost_meanwhile() {
-        let telling = Telling::new(());
+        let metrics = SpanMetrics::new(&mut Registry::new("test"));
+        let telling = Telling::new((), metrics);
         assert_eq!(telling.lose(3), Some(3));
         assert_eq!(telling.lose(4), None);
         assert_eq!(telling.lose(5), None);
