@@ -23,6 +23,8 @@ BINARIES, GRPCURL = pathlib.Path(os.environ["BINARIES"]), os.environ["GRPCURL"]
 SCRATCH = pathlib.Path(os.environ["SCRATCH"]) / "pods"
 DEADLINE = 30
 ETC = SCRATCH / "etc"
+# Of those that are kept for documents.
+POD_ADDRESS = "198.51.100.7"
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 passed = failed = 0
 
@@ -37,10 +39,11 @@ def check(what, problems):
 
 
 def machine():
-    """Loopback, and an /etc of this process and its children."""
+    """Loopback, an address that others would see, and an /etc of this process and its children."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        # SIOCSIFFLAGS, IFF_UP.
+        # SIOCSIFFLAGS, IFF_UP; SIOCSIFADDR.
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))
+        fcntl.ioctl(any_socket, 0x8916, struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, socket.inet_aton(POD_ADDRESS)))
     ETC.mkdir(parents=True)
     shutil.copytree("/etc/ssl", ETC / "ssl", symlinks=True, ignore=shutil.ignore_patterns("private"))
     (ETC / "nsswitch.conf").write_text("hosts: files\n")
@@ -181,6 +184,16 @@ class Pod:
         return f"{self.name} ended with {code} after {time.monotonic() - began:.1f} s: {self.log.read_text()[-800:]}" if code else None
 
 
+def administered(pod):
+    """Without authentication a pod is administered from its own machine alone; what is wrong with that."""
+    port = pod.ports()["grpc"]
+    for address, wanted in [("127.0.0.1", '"startedAt"'), (POD_ADDRESS, "LOCAL_ONLY")]:
+        done = subprocess.run([GRPCURL, "-plaintext", f"{address}:{port}", "touchline.v1.AdminService/GetStatus"],
+                              capture_output=True, text=True)
+        if wanted not in done.stdout + done.stderr:
+            yield f"{pod.name} at {address}: {done.stdout}{done.stderr}"
+
+
 def start(documents, name):
     folder = SCRATCH / name
     folder.mkdir()
@@ -207,6 +220,10 @@ for path in sorted((CHART / "ci").glob("*-values.yaml")) + [CHART / "values-eks.
                                   env={"PATH": "/usr/bin:/bin"})
             seen = step["name"] != "watch" or '"GOAL"' in done.stdout
             check(f"{path.name}: helm test, {step['name']}", [None if done.returncode == 0 and seen else f"{done.returncode}: {done.stdout}{done.stderr}"])
+        # Callers over mutual TLS are known, wherever they are.
+        if "--tls-" not in str([pod.container["args"] for pod in pods]):
+            check(f"{path.name}: they are administered from their own machine alone",
+                  [problem for pod in pods if "grpc" in pod.ports() for problem in administered(pod)])
     # Where there is no AWS, a server waits for the tables, and must end in order all the same.
     check(f"{path.name}: they end in order", [pod.end() for pod in reversed(pods)])
 
