@@ -69,6 +69,61 @@ node_with() {
     printf '%s\n' "$folder/node_modules"
 }
 
+# A Go program, built where it is absent: go_program NAME PACKAGE VERSION. Prints its path.
+go_program() {
+    local folder="$TOUCHLINE_TOOLS/$1-$3"
+    if [ ! -x "$folder/$1" ]; then
+        need go "it builds $1"
+        mkdir -p "$folder"
+        GOBIN="$folder" GOFLAGS="-modcacherw ${GOFLAGS:-}" go install "$2@$3" >&2 || die "cannot install $1 $3"
+    fi
+    printf '%s\n' "$folder/$1"
+}
+
+# Prints the path of grpcurl, which several suites use.
+grpcurl_program() {
+    go_program grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.3
+}
+
+# A program of crates.io, built where it is absent: cargo_program NAME VERSION. Prints its path. Not optimised,
+# since it is used for less time than optimising takes.
+cargo_program() {
+    local folder="$TOUCHLINE_TOOLS/$1-$2"
+    if [ ! -x "$folder/bin/$1" ]; then
+        need cargo "it builds $1"
+        CARGO_PROFILE_DEV_DEBUG=none cargo install --debug --quiet --locked --version "$2" \
+            --target-dir "$TOUCHLINE_TOOLS/build-$1" --root "$folder" "$1" >&2 || die "cannot install $1 $2"
+        rm -rf "$TOUCHLINE_TOOLS/build-$1"
+    fi
+    printf '%s\n' "$folder/bin/$1"
+}
+
+# The files of Debian's packages, unpacked rather than installed: debian_files NAME PACKAGE... . Prints their
+# folder.
+debian_files() {
+    local name="$1" folder="$TOUCHLINE_TOOLS/$1-debian"
+    shift
+    if [ ! -e "$folder/complete" ]; then
+        need apt-get "it downloads $*"
+        need dpkg-deb "it unpacks $*"
+        rm -rf "$folder"
+        mkdir -p "$folder"
+        (
+            cd "$folder"
+            apt-get download --quiet "$@" || {
+                apt-get update --quiet || true
+                apt-get download --quiet "$@"
+            }
+            for package in *.deb; do
+                dpkg-deb --fsys-tarfile "$package" | tar -x
+            done
+            rm ./*.deb
+            touch complete
+        ) >&2 || die "cannot download Debian's $*"
+    fi
+    printf '%s\n' "$folder"
+}
+
 # Debian's Chromium, installed where it is absent. Prints its path.
 chromium() {
     local chromium="${CHROMIUM:-/usr/bin/chromium}"

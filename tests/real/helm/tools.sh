@@ -4,21 +4,9 @@
 HELM_VERSION=v3.22.0
 UNITTEST_VERSION=v1.1.2
 JSONPATH_VERSION=v0.4.0
-GRPCURL_VERSION=v1.9.3
 PROMETHEUS_OPERATOR_VERSION=v0.85.0
 GATEWAY_API_VERSION=v1.4.1
 KEDA_VERSION=v2.16.1
-
-# A Go program, built where it is absent: go_program NAME PACKAGE VERSION. Prints its path.
-go_program() {
-    local folder="$TOUCHLINE_TOOLS/$1-$3"
-    if [ ! -x "$folder/$1" ]; then
-        need go "it builds $1"
-        mkdir -p "$folder"
-        GOBIN="$folder" GOFLAGS="-modcacherw ${GOFLAGS:-}" go install "$2@$3" >&2 || die "cannot install $1 $3"
-    fi
-    printf '%s\n' "$folder/$1"
-}
 
 # The custom resources that a Go module's source holds, and nothing else of it: crds NAME MODULE VERSION FOLDER
 crds() {
