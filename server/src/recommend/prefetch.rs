@@ -3,7 +3,7 @@
 //! is [`transitions`](super::transitions)' to say; whose turn it is, the budget's.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -180,11 +180,23 @@ impl Round {
     }
 }
 
-/// Who was asked for lately, by event: in its state of the moment and in the one before.
+/// Who was asked for lately, by event. Where there is no more room, the event that has not changed for the
+/// longest makes some, so that one of which nothing is ever heard again keeps nobody out.
 #[derive(Debug, Default)]
 struct Audiences {
-    by_event: HashMap<EventId, [HashSet<ConsumerId>; 2]>,
+    by_event: HashMap<EventId, Audience>,
+    /// The same events, the one that changed last at the end.
+    by_turn: BTreeMap<u64, EventId>,
+    turns: u64,
     count: usize,
+}
+
+/// Who was asked for in an event's state of the moment, and in the one before.
+#[derive(Debug, Default)]
+struct Audience {
+    now: HashSet<ConsumerId>,
+    before: HashSet<ConsumerId>,
+    turn: u64,
 }
 
 impl Audiences {
@@ -194,45 +206,71 @@ impl Audiences {
         consumers: impl IntoIterator<Item = &'a ConsumerId>,
     ) {
         for consumer_id in consumers {
-            if self.count >= CONSUMERS_MAX {
+            let audience = self.by_event.get(event_id);
+            if audience.is_some_and(|audience| audience.now.contains(consumer_id)) {
+                continue;
+            }
+            if self.count >= CONSUMERS_MAX && !self.make_room(event_id) {
                 return;
             }
             // An event stands here only with somebody, so that there are no more of them either.
             if !self.by_event.contains_key(event_id) {
-                self.by_event.insert(event_id.clone(), Default::default());
+                self.by_event.insert(event_id.clone(), Audience::default());
+                self.rank_last(event_id);
             }
-            if let Some([now, _]) = self.by_event.get_mut(event_id)
-                && !now.contains(consumer_id)
-            {
-                now.insert(consumer_id.clone());
+            if let Some(audience) = self.by_event.get_mut(event_id) {
+                audience.now.insert(consumer_id.clone());
                 self.count += 1;
             }
         }
     }
 
     fn turn(&mut self, event_id: &EventId) {
-        let Some([now, before]) = self.by_event.get_mut(event_id) else {
+        let Some(audience) = self.by_event.get_mut(event_id) else {
             return;
         };
-        let gone = std::mem::replace(before, std::mem::take(now));
-        self.count -= gone.len();
-        if before.is_empty() {
-            self.by_event.remove(event_id);
+        let now = std::mem::take(&mut audience.now);
+        self.count -= std::mem::replace(&mut audience.before, now).len();
+        match audience.before.is_empty() {
+            true => self.end(event_id),
+            false => self.rank_last(event_id),
         }
     }
 
     fn end(&mut self, event_id: &EventId) {
-        if let Some(sets) = self.by_event.remove(event_id) {
-            self.count -= sets.iter().map(HashSet::len).sum::<usize>();
+        if let Some(audience) = self.by_event.remove(event_id) {
+            self.by_turn.remove(&audience.turn);
+            self.count -= audience.now.len() + audience.before.len();
         }
     }
 
     fn of(&self, event_id: &EventId) -> Vec<ConsumerId> {
-        let [now, before] = match self.by_event.get(event_id) {
-            Some([now, before]) => [now, before],
-            None => return Vec::new(),
-        };
-        now.union(before).cloned().collect()
+        match self.by_event.get(event_id) {
+            Some(audience) => audience.now.union(&audience.before).cloned().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// It changed, or began, after all others.
+    fn rank_last(&mut self, event_id: &EventId) {
+        if let Some(audience) = self.by_event.get_mut(event_id) {
+            self.by_turn.remove(&audience.turn);
+            self.turns += 1;
+            audience.turn = self.turns;
+            self.by_turn.insert(self.turns, event_id.clone());
+        }
+    }
+
+    /// Forgets the event that has not changed for the longest, other than this one; whether there was one.
+    fn make_room(&mut self, for_event: &EventId) -> bool {
+        let oldest = self.by_turn.values().find(|other| *other != for_event);
+        match oldest.cloned() {
+            Some(oldest) => {
+                self.end(&oldest);
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -263,13 +301,33 @@ mod tests {
         assert_eq!(audiences.of(&one).len(), 2);
         assert!(audiences.of(&two).is_empty());
 
-        audiences.note(&two, &consumers(0..CONSUMERS_MAX));
-        assert_eq!(audiences.count, CONSUMERS_MAX);
-        audiences.note(&EventId::new("3").unwrap(), &consumers(0..1));
-        audiences.note(&EventId::new("4").unwrap(), &[]);
+        audiences.note(&two, &consumers(0..3));
+        audiences.note(&EventId::new("3").unwrap(), &[]);
         assert_eq!(audiences.by_event.len(), 2, "no event without anybody");
         audiences.end(&two);
         audiences.turn(&one);
+        audiences.turn(&one);
         assert_eq!((audiences.count, audiences.by_event.len()), (0, 0));
+        assert!(audiences.by_turn.is_empty());
+    }
+
+    #[test]
+    fn an_event_of_which_nothing_is_heard_keeps_nobody_out() {
+        let mut audiences = Audiences::default();
+        let [silent, live, next] = ["1", "2", "3"].map(|id| EventId::new(id).unwrap());
+        audiences.note(&live, &consumers(0..10));
+        audiences.note(&silent, &consumers(0..CONSUMERS_MAX - 10));
+        audiences.turn(&live);
+        assert_eq!(audiences.count, CONSUMERS_MAX);
+        audiences.note(&live, &consumers(0..2));
+        assert_eq!((audiences.count, audiences.of(&live).len()), (12, 10));
+        assert!(audiences.of(&silent).is_empty(), "it was heard of before");
+
+        // One event alone is bounded too, and makes no room by forgetting itself.
+        audiences.note(&next, &consumers(0..CONSUMERS_MAX + 1));
+        assert_eq!(audiences.count, CONSUMERS_MAX);
+        assert_eq!(audiences.by_event.len(), 1);
+        audiences.note(&next, &consumers(0..1));
+        assert_eq!(audiences.of(&next).len(), CONSUMERS_MAX);
     }
 }
