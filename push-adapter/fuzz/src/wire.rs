@@ -1,8 +1,13 @@
-//! The gateway's WebSocket layer as the targets reach it, without a socket and without time: how a
-//! handshake is read and answered, how frames are read, and with which code a connection is closed. The
-//! only file here that knows the layer's names.
+//! The gateway's WebSocket layer as the targets reach it, without a socket and without time: how a load
+//! balancer's header and a handshake are read and answered, how frames are read, and with which code a
+//! connection is closed. The only file here that knows the layer's names.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    net::IpAddr,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
 use tokio_tungstenite::tungstenite::{
     Error, Message, WebSocket,
@@ -13,8 +18,18 @@ use tokio_tungstenite::tungstenite::{
 use touchline_auth::offer::Offer;
 use touchline_push::{
     connections::{closing::Closing, socket},
-    gateway::handshake as gateway,
+    gateway::{handshake as gateway, proxy::read},
 };
+
+/// Reads a load balancer's header: where it says that the fan is, and how many bytes it takes.
+pub fn proxy(bytes: &[u8]) -> (io::Result<Option<IpAddr>>, usize) {
+    let mut rest = bytes;
+    let said = match pin!(read(&mut rest)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(said) => said,
+        Poll::Pending => unreachable!("bytes in memory are always there"),
+    };
+    (said, bytes.len() - rest.len())
+}
 
 /// What a fan's bytes come to before the upgrade.
 #[derive(Debug, PartialEq, Eq)]

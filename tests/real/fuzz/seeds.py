@@ -140,6 +140,20 @@ def handshakes():
     yield whole.replace("Version: 13", "Version: 8").encode()
 
 
+def proxies():
+    """Headers of both versions, each with the beginning of a handshake."""
+    rest = b"GET /dev HTTP/1.1\r\n"
+    for line in ["TCP4 10.1.2.3 10.0.0.1 999 80", "TCP6 2001:db8::1 ::ffff:10.0.0.1 65535 0", "UNKNOWN", "UNKNOWN x y",
+                 "TCP4 10.1.2.3 10.0.0.1 999", "TCP4 ::1 ::1 1 2", "UDP4 10.1.2.3 10.0.0.1 1 2"]:
+        yield b"PROXY " + line.encode() + b"\r\n" + rest
+    signature = b"\r\n\r\n\0\r\nQUIT\n"
+    for command in (0x20, 0x21, 0x22, 0x11):
+        for family, addresses in ((0x11, 12), (0x21, 36), (0x31, 216), (0x00, 0), (0x11, 3)):
+            for more in (b"", b"\x04\0\x03abc"):
+                body = bytes(range(addresses)) + more
+                yield signature + bytes([command, family]) + struct.pack("!H", len(body)) + body + rest
+
+
 def envelopes():
     """Fields as push-adapter/fuzz/src/fields.rs reads them."""
     shown = [
@@ -163,6 +177,7 @@ def envelopes():
 
 def main(folder):
     for name, seeds in [
+        ("proxy", proxies()),
         ("handshake", handshakes()),
         ("client_message", client_messages()),
         ("envelope", envelopes()),
