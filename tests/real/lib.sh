@@ -272,11 +272,12 @@ start_services() {
 }
 
 # Runs a file of checks, which prints them and ends with "PASSED FAILED":
-# counted WHAT INTERPRETER FILE
+# counted WHAT INTERPRETER FILE [ARGUMENT...]
 counted() {
     local script_passed script_failed
     printf '%s\n' "-- $1"
-    "$2" "$3" | tee "$scratch/counted" || true
+    shift
+    "$@" | tee "$scratch/counted" || true
     read -r script_passed script_failed < <(tail -n 1 "$scratch/counted") || true
     case "${script_passed:-}/${script_failed:-}" in
         *[!0-9/]* | /* | */) checks_failed=$((checks_failed + 1)) ;;
