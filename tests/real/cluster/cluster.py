@@ -3,6 +3,7 @@ load, broken and rolled back, uninstalled. Prints each check and, at last, PASSE
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import threading
 import time
@@ -45,7 +46,7 @@ class Ends:
     """How each container ended, as the kubelet says before its pod is gone: {container's id: (pod, exit code)}."""
 
     def __init__(self):
-        self.codes = {}
+        self.codes, self.known = {}, set()
         self.gone = set()
         threading.Thread(target=self.watch, daemon=True).start()
 
@@ -69,8 +70,14 @@ class Ends:
         name = pod["metadata"]["name"]
         for one in containers(pod):
             for state in (one["state"], one["lastState"]):
-                if "terminated" in state:
-                    self.codes[state["terminated"].get("containerID") or name] = (name, state["terminated"]["exitCode"])
+                container = state.get("terminated", {}).get("containerID", name)
+                if "terminated" in state and container not in self.known:
+                    self.codes[container] = (name, state["terminated"]["exitCode"])
+
+    def forget(self):
+        """Leaves out what ended until now, for good."""
+        self.known |= self.codes.keys()
+        self.codes.clear()
 
     def badly(self):
         return [f"{pod} ended with {code}" for pod, code in self.codes.values() if code]
@@ -255,7 +262,7 @@ def installed():
         for name in DEPLOYMENTS:
             if name not in seen and not unavailable({name: DEPLOYMENTS[name]}):
                 seen[name] = time.monotonic() - began
-        return None if len(seen) == len(DEPLOYMENTS) else unavailable()
+        return None if len(seen) == len(DEPLOYMENTS) else unavailable() or "not all at once"
 
     problem = eventually(asked, 240)
     check(f"all {len(DEPLOYMENTS)} deployments are available", [problem])
@@ -355,17 +362,45 @@ def scaled(server):
     check("and no call was lost meanwhile", load.problems("load during scaling and the eviction"))
 
 
+def a_killed_leader(fan, server, ends):
+    """The leading push adapter's process is killed, as when memory ends: the other leads, and the kubelet restarts it."""
+    leader, process = None, None
+    for pod in pods("push"):
+        with OPENER.open(f"http://{pod['status']['podIP']}:9091/metrics", timeout=10) as answer:
+            if "\ntouchline_push_leader 1\n" in answer.read().decode():
+                leader = pod["metadata"]["name"]
+                container = pod["status"]["containerStatuses"][0]["containerID"].split("//")[1]
+                process = next(int(line.split()[1]) for line in tasks().splitlines() if line.split()[0] == container)
+    check("one push adapter leads", [None if leader else "none does"])
+    if not leader:
+        return
+    began = time.monotonic()
+    os.kill(process, signal.SIGKILL)
+    version = put(server, match_event="GOAL", match_timing="SECOND-HALF-1", score_difference=2)
+    problem = eventually(lambda: fan.has_not(version))
+    check("the leader is killed, and the fan is shown a goal of the same moment", [problem])
+    check("the kubelet starts it again, and nothing else", [
+        eventually(lambda: None if restarted() else "no restart"), eventually(lambda: unavailable({"push": 2})),
+        None if [leader in line for line in restarted()] == [True] else str(restarted()),
+        None if ends.of(leader) == [128 + signal.SIGKILL] else f"exit codes {ends.of(leader)}"])
+    if not problem:
+        figure(f"a killed leader: the fan is shown the next goal after {fan.shown_at(version) - began:.1f} s, both push adapters are "
+               f"available after {time.monotonic() - began:.1f} s")
+    ends.forget()
+
+
 def broken_and_rolled_back(server, ends):
     """That it looks at all: a release whose server cannot start is found, and the old one goes on."""
     done = helm("upgrade", "touchline", str(CHART), *VALUES, "--set", "server.extraArgs={--no-such-flag}", "--wait", "--timeout", "20s")
     check("found: an upgrade whose server does not start", [None if done.returncode else "Helm waited for nothing"])
     check("found: its exit code and its restarts", [
-        None if ends.badly() else "no exit code", eventually(lambda: None if restarted() else "no restart"),
+        None if ends.badly() else "no exit code",
+        eventually(lambda: None if any("-server-" in line for line in restarted()) else "no restart"),
         None if unavailable({"server": 2}) else "it is called available"])
     done = touchline("admin", "health", "--server", f"http://{server}")
     check("the servers of before go on serving", [None if done.returncode == 0 else done.stdout + done.stderr])
     check("rolled back", [*said(helm("rollback", "touchline", "--wait", "--timeout", "2m")), eventually(unavailable)])
-    ends.codes.clear()
+    ends.forget()
 
 
 def uninstalled(ends):
@@ -401,10 +436,11 @@ def whole_life():
         a_deleted_gateway(fan, server, ends)
         upgraded(fan, server)
         scaled(server)
+        figure("memory of the pods, MB: " + ", ".join(f"{name} {size:.0f}" for name, size in memory()))
+        check("nothing was restarted, and all that ended did so with exit code 0", [*restarted(), *ends.badly()])
+        a_killed_leader(fan, server, ends)
     finally:
         fan.end()
-    figure("memory of the pods, MB: " + ", ".join(f"{name} {size:.0f}" for name, size in memory()))
-    check("nothing was restarted, and all that ended did so with exit code 0", [*restarted(), *ends.badly()])
     broken_and_rolled_back(server, ends)
     uninstalled(ends)
 
