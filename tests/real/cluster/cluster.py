@@ -187,6 +187,8 @@ class Load:
         figure(f"{what}: {report['count']} calls, {report['statusCodeDistribution']}, p50 {at[50]:.1f} ms, p99 {at[99]:.1f} ms, "
                f"longest {report['slowest'] / 1e6:.0f} ms")
         yield None if went_on else "the load had ended before"
+        yield from (f"a call of {one['timestamp']}, ended after {one['latency'] / 1e6:.1f} ms: {one['status']}, {one['error']}"
+                    for one in report["details"] if one["status"] != "OK")
         yield None if report["statusCodeDistribution"] == {"OK": report["count"]} else str(report["errorDistribution"])
 
 
