@@ -250,7 +250,7 @@ def the_node():
     if problem:
         return False
     about = api("GET", f"/api/v1/nodes/{NODE}")[1]["status"]["nodeInfo"]
-    print(f"-- kubelet {about['kubeletVersion']}, {about['containerRuntimeVersion']}, Linux {about['kernelVersion']}")
+    print(f"-- kubelet {about['kubeletVersion']}, {about['containerRuntimeVersion']}, Linux {about['kernelVersion'].split('-')[0]}")
     api("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": LABELS}})
     return not eventually(lambda: api("GET", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default")[0] != 200)
 
@@ -273,7 +273,7 @@ def installed():
 
 
 def the_catalog(server):
-    """Loads the demo's items, and waits until each server has read them: by default they look twice a minute."""
+    """Loads the demo's items, and waits until each server has read them: by default they look about twice a minute."""
     done = touchline("items", "load", str(PROJECT / "clients/cli/demo/items.csv"), "--dynamodb-endpoint", f"http://{address('store', 8000)}")
     check("the demo's items are loaded", [None if done.returncode == 0 else done.stdout + done.stderr])
     began = time.monotonic()
