@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 
+import release
 from release import API, CHART, LABELS, NAMESPACE, OPENER, TOKEN, api, check, deployment, finish, helm, left_over, said, wait_for_api
 
 BINARIES, SCRATCH, GHZ = (pathlib.Path(os.environ[name]) for name in ("BINARIES", "SCRATCH", "GHZ"))
@@ -451,8 +452,6 @@ try:
     whole_life()
 except Exception as error:  # A cluster can fail anywhere; what passed before is still worth printing.
     check("the checks go through", [f"{type(error).__name__}: {error}"])
-import release  # noqa: E402
-
 if release.failed:
     show_pods()
 finish()
