@@ -80,9 +80,12 @@ go_program() {
     printf '%s\n' "$folder/$1"
 }
 
-# Prints the path of grpcurl, which several suites use.
+# What more than one suite calls a server with.
 grpcurl_program() {
     go_program grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.3
+}
+ghz_program() {
+    go_program ghz github.com/bojand/ghz/cmd/ghz v0.93.0
 }
 
 # A program of crates.io, built where it is absent: cargo_program NAME VERSION. Prints its path. Not optimised,

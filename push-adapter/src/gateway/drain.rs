@@ -20,9 +20,9 @@ const WAVE_FANS_MIN: usize = 20;
 /// The part of the time in which fans are sent away; the rest is for goodbyes.
 const SENDING: f64 = 0.7;
 
-/// A fan comes back within this, or within the time that sending all away takes, if that is longer: who
-/// is sent away together does not come back together.
-const RETRY_AFTER_MIN: Duration = Duration::from_millis(500);
+/// A fan comes back within this: who is sent away in one wave does not come back at one moment. Longer
+/// would spare the others nothing, since the waves are spread over the time already.
+const RETRY_AFTER_MAX: Duration = Duration::from_millis(500);
 
 /// Sends all fans away within `time`.
 pub(super) async fn send_away(gateway: &Arc<Gateway>, fans: &TaskTracker, time: Duration) {
@@ -40,7 +40,7 @@ pub(super) async fn send_away(gateway: &Arc<Gateway>, fans: &TaskTracker, time: 
         let wave = due.saturating_sub(total - left.len());
         for connection in left.by_ref().take(wave.max(WAVE_FANS_MIN)) {
             gateway.metrics.front.ended.drained.inc();
-            connection.close(Closing::restarting(retry_after(sending)));
+            connection.close(Closing::restarting(retry_after()));
         }
         if left.len() == 0 {
             break;
@@ -51,7 +51,7 @@ pub(super) async fn send_away(gateway: &Arc<Gateway>, fans: &TaskTracker, time: 
     let is_over = async {
         while !fans.is_empty() {
             for connection in gateway.local.all() {
-                connection.close(Closing::restarting(retry_after(sending)));
+                connection.close(Closing::restarting(retry_after()));
             }
             let _ = tokio::time::timeout(WAVE, fans.wait()).await;
         }
@@ -71,10 +71,8 @@ fn due(total: usize, passed: Duration, sending: Duration) -> usize {
     ((total as f64 * part) as usize).min(total)
 }
 
-fn retry_after(sending: Duration) -> Duration {
-    let longest = sending.max(RETRY_AFTER_MIN).as_millis();
-    let longest = u64::try_from(longest).unwrap_or(u64::MAX);
-    Duration::from_millis(rand::random_range(0..=longest))
+fn retry_after() -> Duration {
+    RETRY_AFTER_MAX.mul_f64(rand::random_range(0.0..=1.0))
 }
 
 #[cfg(test)]

@@ -4,24 +4,10 @@
 # Of the minor that helm-unittest is built with, so that much of both is compiled once.
 KUBERNETES_VERSION=1.37.0
 
-# Debian's etcd, unpacked rather than installed, since its package starts a service. Prints its path.
+# Debian's etcd, whose package would start a service. Prints its path.
 etcd_program() {
-    local folder="$TOUCHLINE_TOOLS/etcd-debian"
-    if [ ! -e "$folder/complete" ]; then
-        need apt-get 'it downloads etcd'
-        rm -rf "$folder"
-        mkdir -p "$folder"
-        (
-            cd "$folder"
-            apt-get download --quiet etcd-server || {
-                apt-get update --quiet || true
-                apt-get download --quiet etcd-server
-            }
-            dpkg-deb --fsys-tarfile etcd-server_*.deb | tar -x ./usr/bin/etcd
-            rm etcd-server_*.deb
-            touch complete
-        ) >&2 || die "cannot download Debian's etcd-server"
-    fi
+    local folder
+    folder="$(debian_files etcd etcd-server)"
     printf '%s\n' "$folder/usr/bin/etcd"
 }
 
