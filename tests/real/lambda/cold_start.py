@@ -126,9 +126,11 @@ def start(name, keys):
         stderr=subprocess.PIPE,
     )
     try:
-        if not server.answered.wait(DEADLINE_SECONDS):
-            process.kill()
-            raise AssertionError("no answer: %s" % process.stderr.read().decode()[-2000:])
+        while not server.answered.wait(0.2):
+            has_ended = process.poll() is not None
+            if has_ended or time.monotonic() - started_at > DEADLINE_SECONDS:
+                process.kill()
+                raise AssertionError("no answer: %s" % process.stderr.read().decode()[-2000:])
         return (server.answered_at - started_at) * 1000, server.answer
     finally:
         process.kill()
