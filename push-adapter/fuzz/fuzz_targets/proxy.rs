@@ -38,18 +38,25 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(said, plain, "{header:?}");
 });
 
-/// The first version: `PROXY TCP4 SOURCE DESTINATION PORT PORT`, or `PROXY UNKNOWN` and whatever follows.
+/// The first version: `PROXY TCP4 SOURCE DESTINATION PORT PORT`, or `PROXY UNKNOWN` and whatever follows,
+/// which says nothing and need not be text.
 fn line(header: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(header).expect("a header is text");
-    let text = text.strip_suffix("\r\n").expect("a header is a line");
-    let mut words = text.split(' ');
-    assert_eq!(words.next(), Some("PROXY"));
-    let family = words.next().expect("a header names its family");
+    let line = header.strip_suffix(b"\r\n").expect("a header is a line");
+    let said = line.strip_prefix(b"PROXY ").expect("a header says so");
+    if let Some(ignored) = said.strip_prefix(b"UNKNOWN") {
+        assert!(
+            matches!(ignored.first(), None | Some(b' ')),
+            "another family"
+        );
+        return None;
+    }
+    let said = std::str::from_utf8(said).expect("addresses are text");
+    let mut words = said.split(' ');
+    let family = words.next();
     let source: Option<IpAddr> = words.next().and_then(|source| source.parse().ok());
     match (family, source) {
-        ("UNKNOWN", _) => None,
-        ("TCP4", Some(IpAddr::V4(_))) | ("TCP6", Some(IpAddr::V6(_))) => source,
-        _ => panic!("taken, and no header: {text}"),
+        (Some("TCP4"), Some(IpAddr::V4(_))) | (Some("TCP6"), Some(IpAddr::V6(_))) => source,
+        _ => panic!("taken, and no header: {said}"),
     }
 }
 

@@ -146,6 +146,7 @@ def proxies():
     for line in ["TCP4 10.1.2.3 10.0.0.1 999 80", "TCP6 2001:db8::1 ::ffff:10.0.0.1 65535 0", "UNKNOWN", "UNKNOWN x y",
                  "TCP4 10.1.2.3 10.0.0.1 999", "TCP4 ::1 ::1 1 2", "UDP4 10.1.2.3 10.0.0.1 1 2"]:
         yield b"PROXY " + line.encode() + b"\r\n" + rest
+    yield b"PROXY UNKNOWN \n\re\xc8\r\n" + rest
     signature = b"\r\n\r\n\0\r\nQUIT\n"
     for command in (0x20, 0x21, 0x22, 0x11):
         for family, addresses in ((0x11, 12), (0x21, 36), (0x31, 216), (0x00, 0), (0x11, 3)):
