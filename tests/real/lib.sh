@@ -112,16 +112,15 @@ debian_files() {
         rm -rf "$folder"
         mkdir -p "$folder"
         (
-            cd "$folder"
-            apt-get download --quiet "$@" || {
-                apt-get update --quiet || true
-                apt-get download --quiet "$@"
-            }
-            for package in *.deb; do
-                dpkg-deb --fsys-tarfile "$package" | tar -x
-            done
-            rm ./*.deb
-            touch complete
+            # A list, since `set -e` is off in what is tested.
+            cd "$folder" && {
+                apt-get download --quiet "$@" || {
+                    apt-get update --quiet || true
+                    apt-get download --quiet "$@"
+                }
+            } && for package in *.deb; do
+                dpkg-deb --fsys-tarfile "$package" | tar -x || exit 1
+            done && rm ./*.deb && touch complete
         ) >&2 || die "cannot download Debian's $*"
     fi
     printf '%s\n' "$folder"

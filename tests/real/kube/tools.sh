@@ -7,7 +7,7 @@ KUBERNETES_VERSION=1.37.0
 # Debian's etcd, whose package would start a service. Prints its path.
 etcd_program() {
     local folder
-    folder="$(debian_files etcd etcd-server)"
+    folder="$(debian_files etcd etcd-server)" || return 1
     printf '%s\n' "$folder/usr/bin/etcd"
 }
 

@@ -133,8 +133,32 @@ impl<E: SpanExporter> SpanExporter for Telling<E> {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::{Tracer as _, TracerProvider as _};
+
     use super::*;
     use crate::metrics::Registry;
+
+    /// A collector that takes everything.
+    #[derive(Debug)]
+    struct Taking;
+
+    impl SpanExporter for Taking {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_taken_is_counted_as_sent() {
+        let metrics = SpanMetrics::new(&mut Registry::new("test"));
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(Telling::new(Taking, metrics.clone()))
+            .build();
+        for _ in 0..2 {
+            drop(provider.tracer("test").start("span"));
+        }
+        assert_eq!((metrics.sent.get(), metrics.failed.get()), (2, 0));
+    }
 
     #[test]
     fn a_collector_that_fails_is_told_of_once_with_all_that_was_lost_meanwhile() {
