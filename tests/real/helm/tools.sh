@@ -49,9 +49,9 @@ unittest_program() {
 custom_resources() {
     local operator routes keda
     operator="$(crds prometheus-operator github.com/prometheus-operator/prometheus-operator \
-        "$PROMETHEUS_OPERATOR_VERSION" example/prometheus-operator-crd)"
-    routes="$(crds gateway-api sigs.k8s.io/gateway-api "$GATEWAY_API_VERSION" config/crd/standard)"
-    keda="$(crds keda github.com/kedacore/keda/v2 "$KEDA_VERSION" config/crd/bases)"
+        "$PROMETHEUS_OPERATOR_VERSION" example/prometheus-operator-crd)" || return 1
+    routes="$(crds gateway-api sigs.k8s.io/gateway-api "$GATEWAY_API_VERSION" config/crd/standard)" || return 1
+    keda="$(crds keda github.com/kedacore/keda/v2 "$KEDA_VERSION" config/crd/bases)" || return 1
     printf '%s:%s:%s\n' "$operator" "$routes" "$keda"
 }
 
