@@ -90,13 +90,17 @@ impl Fan {
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
     }
 
-    /// The next message that `wanted` accepts; others are passed over.
+    /// The next message that `wanted` accepts; others are passed over, and named if it does not come.
     pub async fn receive_until(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut others = Vec::new();
         loop {
-            let message = self.receive().await?;
+            let message = self.receive().await;
+            let message =
+                message.with_context(|| format!("what is waited for came not after {others:?}"))?;
             if wanted(&message) {
                 return Ok(message);
             }
+            others.push(message.to_string());
         }
     }
 

@@ -1,9 +1,12 @@
 //! Touchline's own binaries as processes that can be stopped and killed.
 
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, TcpListener},
+    ops::Range,
     path::PathBuf,
     process::Stdio,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
@@ -151,9 +154,23 @@ impl Talking {
     }
 }
 
-/// A loopback address that was free a moment ago.
+/// Ports that no system gives by itself: neither to who asks for any free one nor to who connects
+/// somewhere (the lowest of those is 32,768 on Linux, 49,152 elsewhere). What is given is still free a
+/// moment later.
+const PORTS: Range<u16> = 10_000..32_768;
+const ATTEMPTS_MAX: usize = 1_000;
+
+/// A loopback address that was free a moment ago, and that this process was not given before.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    for _ in 0..ATTEMPTS_MAX {
+        let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(PORTS)));
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if TcpListener::bind(address).is_ok() && given.insert(address.port()) {
+            return Ok(address);
+        }
+    }
+    bail!("{ATTEMPTS_MAX} ports of {PORTS:?} are taken")
 }
 
 /// `cargo test` puts the workspace's binaries beside the test's own folder.

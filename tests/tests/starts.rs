@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use touchline_tests::{calls, eventually, fan::Fan, local::Ports};
 
 /// Starts of a stack.
@@ -55,9 +55,10 @@ async fn a_version_that_is_written_while_a_stack_starts_reaches_who_connects_mea
         })
         .await;
         let late = Fan::protocol_2(&ports.gateway(), "camille", "final").await?;
-        for mut fan in [early, late] {
+        for (who, mut fan) in [("early", early), ("late", late)] {
             fan.receive_until(|message| message["version"] == *written.version)
-                .await?;
+                .await
+                .with_context(|| format!("start {start}, who comes {who}"))?;
         }
         stack.kill_9().await?;
     }

@@ -168,15 +168,17 @@ impl Connection {
                 self.times.active();
                 self.times.advances();
             },
-        );
-        match sent {
-            Ok(Sent::All) => self.times.flows(),
-            Ok(Sent::Blocked) => {
-                if self.times.blocks() {
-                    self.wake.notify_one();
+            |sent| match sent {
+                Sent::All => self.times.flows(),
+                Sent::Blocked => {
+                    if self.times.blocks() {
+                        self.wake.notify_one();
+                    }
                 }
-            }
-            Err(_) => self.end(Ending::Broken),
+            },
+        );
+        if sent.is_err() {
+            self.end(Ending::Broken);
         }
     }
 
@@ -359,4 +361,86 @@ pub struct Moments {
     pub is_registered: bool,
     /// Since when its socket takes nothing, if it does not.
     pub blocked: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use socket2::SockRef;
+    use tokio::{
+        io::{AsyncReadExt, Interest},
+        net::{TcpListener, TcpStream},
+        task::JoinSet,
+    };
+    use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+    use super::*;
+    use crate::{connections::writers::Writers, metrics::Metrics};
+
+    const ROUNDS: usize = 5;
+    const FRAMES: usize = 20;
+    const TEXT_BYTES: usize = 100_000;
+    /// Header of such a frame (RFC 6455, 5.2).
+    const HEADER_BYTES: usize = 10;
+    /// The socket keeps less than a frame.
+    const BUFFER_BYTES: usize = 16 << 10;
+
+    async fn pair(writers: &Writers) -> (Arc<Connection>, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (fan, accepted) = tokio::join!(connecting, listener.accept());
+        let (fan, (stream, address)) = (fan.unwrap(), accepted.unwrap());
+        SockRef::from(&stream)
+            .set_send_buffer_size(BUFFER_BYTES)
+            .unwrap();
+        let opening = Opening {
+            id: ConnectionId::new("connection").unwrap(),
+            source_ip: address.ip(),
+            user_agent: None,
+            identity: None,
+        };
+        let socket = Socket::new(stream, None, Vec::new());
+        let states = Metrics::new().0.states;
+        let connection = Connection::new(opening, socket, writers.assign(), states);
+        (Arc::new(connection), fan)
+    }
+
+    /// As the connection's task does: waits for a socket that is full.
+    async fn unblock(connection: Arc<Connection>) {
+        loop {
+            match connection.times.is_blocked() {
+                true => {
+                    connection.socket.ready(Interest::WRITABLE).await.unwrap();
+                    connection.write();
+                }
+                false => connection.woken().await,
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_fan_who_reads_slowly_is_written_everything_by_whoever_writes() {
+        let writers = Writers::new();
+        let (tracker, stopping) = (TaskTracker::new(), CancellationToken::new());
+        writers.run(&tracker, &stopping);
+        for round in 0..ROUNDS {
+            let (connection, mut fan) = pair(&writers).await;
+            let mut tasks = JoinSet::new();
+            tasks.spawn(unblock(connection.clone()));
+            tasks.spawn(async move {
+                for _ in 0..FRAMES {
+                    let frame = Frame::reply("x".repeat(TEXT_BYTES));
+                    connection.post(frame).unwrap();
+                    tokio::time::sleep(Duration::from_micros(rand::random_range(0..300))).await;
+                }
+                std::future::pending::<()>().await;
+            });
+            let mut all = vec![0; FRAMES * (HEADER_BYTES + TEXT_BYTES)];
+            let read = fan.read_exact(&mut all);
+            let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+            assert!(read.is_ok_and(|read| read.is_ok()), "round {round} stalls");
+        }
+        stopping.cancel();
+    }
 }

@@ -136,28 +136,18 @@ impl Socket {
     }
 
     /// Writes what was begun, and then each frame that `next` gives, until there is none or the socket
-    /// is full. `written` is told of each that went out whole.
+    /// is full. `written` is told of each that went out whole, and `came_to` how far it came, before
+    /// anybody else can write: of two who write, the last one's word is the socket's state.
     pub fn send(
         &self,
-        mut next: impl FnMut() -> Option<Frame>,
-        mut written: impl FnMut(&Frame),
+        next: impl FnMut() -> Option<Frame>,
+        written: impl FnMut(&Frame),
+        came_to: impl FnOnce(Sent),
     ) -> Result<Sent, Error> {
         let mut wire = self.lock();
-        loop {
-            if wire.outgoing.is_some() && wire.advance(&self.stream)? == Sent::Blocked {
-                return Ok(Sent::Blocked);
-            }
-            if let Some(outgoing) = wire.outgoing.take() {
-                written(&outgoing.frame);
-            }
-            if wire.flush(&self.stream)? == Sent::Blocked {
-                return Ok(Sent::Blocked);
-            }
-            match next() {
-                Some(frame) => wire.outgoing = Some(Outgoing::new(frame)),
-                None => return Ok(Sent::All),
-            }
-        }
+        let sent = wire.send(&self.stream, next, written)?;
+        came_to(sent);
+        Ok(sent)
     }
 
     /// Asks whether the fan is still there.
@@ -181,7 +171,7 @@ impl Socket {
             while sent == Sent::Blocked {
                 self.ready(Interest::WRITABLE).await.ok()?;
                 // What was begun before the reason goes out before it.
-                sent = self.send(|| None, |_| {}).ok()?;
+                sent = self.send(|| None, |_| {}, |_| {}).ok()?;
             }
             self.shut_down();
             let mut rest = [0; 1_024];
@@ -237,6 +227,29 @@ impl Socket {
 }
 
 impl Wire {
+    fn send(
+        &mut self,
+        stream: &TcpStream,
+        mut next: impl FnMut() -> Option<Frame>,
+        mut written: impl FnMut(&Frame),
+    ) -> Result<Sent, Error> {
+        loop {
+            if self.outgoing.is_some() && self.advance(stream)? == Sent::Blocked {
+                return Ok(Sent::Blocked);
+            }
+            if let Some(outgoing) = self.outgoing.take() {
+                written(&outgoing.frame);
+            }
+            if self.flush(stream)? == Sent::Blocked {
+                return Ok(Sent::Blocked);
+            }
+            match next() {
+                Some(frame) => self.outgoing = Some(Outgoing::new(frame)),
+                None => return Ok(Sent::All),
+            }
+        }
+    }
+
     /// Pongs and what TLS still holds.
     fn flush(&mut self, stream: &TcpStream) -> Result<Sent, Error> {
         let mut io = Io {
@@ -426,4 +439,28 @@ fn sent(result: Result<(), Error>) -> Result<Sent, Error> {
 
 fn would_block(error: &Error) -> bool {
     matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_else_writes_before_it_is_said_how_far_writing_came() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fan = TcpStream::connect(listener.local_addr().unwrap());
+        let (fan, accepted) = tokio::join!(fan, listener.accept());
+        let socket = Socket::new(accepted.unwrap().0, None, Vec::new());
+        let mut frames = vec![Frame::reply("x")];
+        let mut said = None;
+        let came_to = |sent| {
+            assert!(socket.wire.try_lock().is_err(), "another could write now");
+            said = Some(sent);
+        };
+        let sent = socket.send(|| frames.pop(), |_| {}, came_to).unwrap();
+        assert_eq!((sent, said), (Sent::All, Some(Sent::All)));
+        drop(fan);
+    }
 }

@@ -16,6 +16,8 @@ use super::{Leader, LeaderOptions};
 const RENEWALS: u32 = 4;
 /// Looks at somebody else's lease within its duration.
 const LOOKS: u32 = 8;
+/// Longest pause between two looks, however long a lease lasts: one that failed is repeated soon.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
 /// How often the lease is looked at once its owner was heard to leave.
 const VACANT_EVERY: Duration = Duration::from_millis(100);
 
@@ -109,10 +111,11 @@ pub(super) async fn acquire(
             () = vacant.notified() => often_until = Instant::now() + options.lease_duration * 2,
             () = tokio::time::sleep(pause) => {}
         }
-        let every = match Instant::now() < often_until {
-            true => VACANT_EVERY.min(options.lease_duration / LOOKS),
-            false => options.lease_duration / LOOKS,
+        let longest = match Instant::now() < often_until {
+            true => VACANT_EVERY,
+            false => LOOK_EVERY_MAX,
         };
+        let every = longest.min(options.lease_duration / LOOKS);
         // Jitter, so that several who wait do not ask in step.
         pause = every.mul_f64(0.75 + rand::random::<f64>() / 2.0);
         let row = match store.lease().await {

@@ -52,7 +52,7 @@ impl Socket {
     }
 
     async fn write(&self, mut frame: Option<Frame>) -> Option<()> {
-        while self.0.send(|| frame.take(), |_| {}).ok()? == Sent::Blocked {
+        while self.0.send(|| frame.take(), |_| {}, |_| {}).ok()? == Sent::Blocked {
             self.0.ready(Interest::WRITABLE).await.ok()?;
         }
         Some(())

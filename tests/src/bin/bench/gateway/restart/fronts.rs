@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
+use touchline_tests::process::free_address;
 
 use super::crowd::{Command, Crowd};
 use crate::{
@@ -17,12 +18,6 @@ use crate::{
     service::Service,
     system::DEADLINE,
 };
-
-/// Ports that no client of this machine is given, so that a port stays free while its gateway is away.
-const PORTS: std::ops::Range<u16> = 12_000..30_000;
-
-/// Ports that are tried.
-const PORTS_MAX: usize = 100;
 
 /// How often a load balancer looks whether a gateway is ready.
 const LOOK: Duration = Duration::from_millis(250);
@@ -62,11 +57,10 @@ pub(super) struct Fronts<'a> {
 impl<'a> Fronts<'a> {
     /// Starts both.
     pub(super) async fn start(site: &'a Site, drain: Duration) -> Result<Self> {
-        let first = free_address(None)?;
         let mut fronts = Self {
             site,
             drain,
-            addresses: [first, free_address(Some(first))?],
+            addresses: [free_address()?, free_address()?],
             running: [None, None],
         };
         for front in 0..fronts.running.len() {
@@ -146,15 +140,4 @@ impl<'a> Fronts<'a> {
 async fn is_ready(gateway: &Gateway) -> Result<bool> {
     let metrics = gateway.metrics.as_ref().context("a gateway has metrics")?;
     Ok(balance::is_ready(metrics).await)
-}
-
-/// A loopback address that was free a moment ago and is not this one.
-fn free_address(taken: Option<SocketAddr>) -> Result<SocketAddr> {
-    for _ in 0..PORTS_MAX {
-        let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(PORTS)));
-        if Some(address) != taken && std::net::TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    bail!("{PORTS_MAX} ports of {PORTS:?} are taken")
 }
