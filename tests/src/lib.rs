@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// How long a test waits for something that must happen. Generous, since the machine may be busy;
 /// nothing waits for it to pass.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Calls `look` until it gives a value. Panics with `what` when the deadline passes.
 pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T

@@ -21,8 +21,7 @@ use touchline_store::{
     embedded::{Embedded, Place},
     tables::{Store, StoreArgs, TableNames},
 };
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use touchline_tests::DEADLINE;
 
 /// Files of an installation: keys, certificates, tokens.
 struct Secrets {

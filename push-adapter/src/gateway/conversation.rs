@@ -132,7 +132,8 @@ async fn converse(gateway: &Arc<Gateway>, connection: &Arc<Connection>) -> Endin
                 if ready.is_writable() && connection.times.is_blocked() {
                     connection.write();
                 }
-                may_hold_more = ready.is_readable();
+                // Waiting to write says nothing of what came in before.
+                may_hold_more |= ready.is_readable();
             }
         }
     }

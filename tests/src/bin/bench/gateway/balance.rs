@@ -148,7 +148,7 @@ pub(super) fn figures(name: &str, counted: Counted, received: u64) -> Vec<Figure
 }
 
 /// Whether a front says that fans may be sent to it; one that is not there does not.
-pub(super) async fn is_ready(address: &str) -> bool {
+pub(crate) async fn is_ready(address: &str) -> bool {
     let asked = timeout(DEADLINE, get(address, "/readyz")).await;
     asked.is_ok_and(|said| said.is_ok_and(|said| said.lines().next().is_some_and(is_ok)))
 }

@@ -13,6 +13,7 @@ use touchline_tests::process::free_address;
 use super::spelling;
 use crate::{
     dynamodb::DynamoDb,
+    gateway::balance::is_ready,
     load::unix_ns,
     service::{ANY, Service, adapter_flags, text},
     system::DEADLINE,
@@ -64,7 +65,7 @@ impl Cluster {
         store.prepare().await?;
         store.put_items(&spelling::items()?, &[], &|_| {}).await?;
         let (server, server_url) = server(&endpoint, &history.to_string_lossy()).await?;
-        let (front, gateway) = front(&endpoint, &server_url).await?;
+        let (front, gateway, metrics) = front(&endpoint, &server_url).await?;
         let adapters = (1..=ADAPTERS).map(|number| Adapter {
             name: format!("adapter {number}"),
             running: None,
@@ -83,6 +84,14 @@ impl Cluster {
         };
         cluster.start_absent().await?;
         cluster.leader().await?;
+        // Nobody is sent to a front before: it would answer who registered once it follows the leader,
+        // perhaps with what they have been pushed meanwhile.
+        let start = Instant::now();
+        while !is_ready(&metrics).await {
+            ensure!(start.elapsed() < DEADLINE, "the front is never ready");
+            // The pace of looking.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         Ok(cluster)
     }
 
@@ -185,11 +194,13 @@ async fn server(endpoint: &str, history: &str) -> Result<(Service, String)> {
     Ok((server, url))
 }
 
-/// Starts the front and waits until it serves; gives the URL of its WebSocket.
-async fn front(endpoint: &str, server_url: &str) -> Result<(Service, String)> {
+/// Starts the front and waits until it listens; gives the URL of its WebSocket, and where its metrics are.
+async fn front(endpoint: &str, server_url: &str) -> Result<(Service, String, String)> {
     let fans = free_address()?.to_string();
     let mut flags = adapter_flags(endpoint, server_url);
     flags.extend([("--fans-listen", &*fans), ("--never-lead", "")]);
-    let (front, [_]) = Service::start(("front", "touchline-push"), &flags, ["started"]).await?;
-    Ok((front, format!("ws://{fans}/dev")))
+    let (front, [started]) =
+        Service::start(("front", "touchline-push"), &flags, ["started"]).await?;
+    let metrics = text(&started, "metrics")?.to_owned();
+    Ok((front, format!("ws://{fans}/dev"), metrics))
 }
