@@ -111,11 +111,7 @@ pub(super) async fn acquire(
             () = vacant.notified() => often_until = Instant::now() + options.lease_duration * 2,
             () = tokio::time::sleep(pause) => {}
         }
-        let longest = match Instant::now() < often_until {
-            true => VACANT_EVERY,
-            false => LOOK_EVERY_MAX,
-        };
-        let every = longest.min(options.lease_duration / LOOKS);
+        let every = look_every(options.lease_duration, Instant::now() < often_until);
         // Jitter, so that several who wait do not ask in step.
         pause = every.mul_f64(0.75 + rand::random::<f64>() / 2.0);
         let row = match store.lease().await {
@@ -140,6 +136,15 @@ pub(super) async fn acquire(
             Err(error) => tracing::warn!(%error, "the lease cannot be taken"),
         }
     }
+}
+
+/// How often a lease of this length is looked at; `is_vacant`: its owner was heard to leave.
+fn look_every(lease_duration: Duration, is_vacant: bool) -> Duration {
+    let longest = match is_vacant {
+        true => VACANT_EVERY,
+        false => LOOK_EVERY_MAX,
+    };
+    longest.min(lease_duration / LOOKS)
 }
 
 /// Renews the lease, extending the tenure, and returns when it is lost: taken by somebody else, or not
@@ -249,6 +254,15 @@ mod tests {
         let free_in = |at: u32| watched.free_in(start + second * at, second * 2);
         assert_eq!(free_in(2), second);
         assert_eq!(free_in(3), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_lease_is_looked_at_often_while_it_is_short_or_vacant_and_once_a_second_at_least() {
+        let [half, sixty] = [500, 60_000].map(Duration::from_millis);
+        assert_eq!(look_every(half, false), half / LOOKS);
+        assert_eq!(look_every(half, true), half / LOOKS);
+        assert_eq!(look_every(sixty, false), Duration::from_secs(1));
+        assert_eq!(look_every(sixty, true), VACANT_EVERY);
     }
 
     #[test]

@@ -147,8 +147,21 @@ pub(super) fn figures(name: &str, counted: Counted, received: u64) -> Vec<Figure
     ]
 }
 
+/// Waits until a front says that fans may be sent to it.
+pub(crate) async fn ready(address: &str) -> Result<()> {
+    let start = Instant::now();
+    while !is_ready(address).await {
+        ensure!(
+            start.elapsed() < DEADLINE,
+            "the front at {address} is never ready"
+        );
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
 /// Whether a front says that fans may be sent to it; one that is not there does not.
-pub(crate) async fn is_ready(address: &str) -> bool {
+pub(super) async fn is_ready(address: &str) -> bool {
     let asked = timeout(DEADLINE, get(address, "/readyz")).await;
     asked.is_ok_and(|said| said.is_ok_and(|said| said.lines().next().is_some_and(is_ok)))
 }

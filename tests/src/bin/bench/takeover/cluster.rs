@@ -13,7 +13,7 @@ use touchline_tests::process::free_address;
 use super::spelling;
 use crate::{
     dynamodb::DynamoDb,
-    gateway::balance::is_ready,
+    gateway::balance,
     load::unix_ns,
     service::{ANY, Service, adapter_flags, text},
     system::DEADLINE,
@@ -86,12 +86,7 @@ impl Cluster {
         cluster.leader().await?;
         // Nobody is sent to a front before: it would answer who registered once it follows the leader,
         // perhaps with what they have been pushed meanwhile.
-        let start = Instant::now();
-        while !is_ready(&metrics).await {
-            ensure!(start.elapsed() < DEADLINE, "the front is never ready");
-            // The pace of looking.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        balance::ready(&metrics).await?;
         Ok(cluster)
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tokio::time::sleep;
 use touchline_tests::process::free_address;
 
@@ -16,7 +16,6 @@ use crate::{
         site::{Gateway, Site},
     },
     service::Service,
-    system::DEADLINE,
 };
 
 /// How often a load balancer looks whether a gateway is ready.
@@ -74,11 +73,8 @@ impl<'a> Fronts<'a> {
         let address = self.addresses[front].to_string();
         let flags = [("--drain-timeout", &*drain)];
         let gateway = self.site.gateway_at(&address, &flags).await?;
-        let start = Instant::now();
-        while !is_ready(&gateway).await? {
-            ensure!(start.elapsed() < DEADLINE, "a gateway is never ready");
-            sleep(LOOK / 10).await;
-        }
+        let metrics = gateway.metrics.as_ref();
+        balance::ready(metrics.context("a gateway has metrics")?).await?;
         self.running[front] = Some(gateway);
         Ok(())
     }
@@ -135,9 +131,4 @@ impl<'a> Fronts<'a> {
             .map(|gateway| Service::log(&gateway.service))
             .collect()
     }
-}
-
-async fn is_ready(gateway: &Gateway) -> Result<bool> {
-    let metrics = gateway.metrics.as_ref().context("a gateway has metrics")?;
-    Ok(balance::is_ready(metrics).await)
 }
